@@ -1,0 +1,64 @@
+# Everything a developer does, from a clean machine with Python 3.11 or newer, make and a C compiler.
+# What is installed is what requirements.lock names, into .venv; nothing else on the machine changes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format check lock clean
+
+help:
+	@echo 'make run     start the demo: an indexer and a sidecar on loopback, until Ctrl-C'
+	@echo 'make test    run all tests; PYTEST_ARGS="-k name" narrows them'
+	@echo 'make lint    check style (ruff) and types (mypy)'
+	@echo 'make format  put the code into that style'
+	@echo 'make check   lint, then test'
+	@echo 'make lock    renew requirements.lock from setup.py; UPGRADE=1 takes the newest versions'
+	@echo 'make clean   remove .venv, var and all caches'
+	@echo 'PYTHON=...   the Python to make .venv with (now: $(PYTHON))'
+
+# exec: Ctrl-C then reaches the demo and make alone, and make stays silent when the demo ends with 0.
+run: $(VENV)/installed
+	@exec $(BIN)/catalog-indexer demo
+
+test: $(VENV)/installed
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/installed
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+
+format: $(VENV)/installed
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format --quiet .
+
+check: lint
+	@$(MAKE) --no-print-directory test
+
+# Two steps, so that a change of setup.py alone does not install everything anew.
+$(VENV)/installed: $(VENV)/locked setup.py pyproject.toml
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Built anew rather than updated: what has left the lock must leave the environment too.
+$(VENV)/locked: requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo 'catalog-sidecar needs Python 3.11 or newer, and there is no $(PYTHON): make PYTHON=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "catalog-sidecar needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1): make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo 'Installing what requirements.lock names into $(VENV); this happens once.'
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) install --require-hashes --requirement requirements.lock
+	@touch $@
+
+# uv is no part of the environment, so it gets one of its own; UV=/path/to/uv takes another.
+UV ?= build/uv/bin/uv
+lock:
+	@test -x "$$(command -v $(UV))" || { $(PYTHON) -m venv build/uv && build/uv/bin/python -m pip install -qq --disable-pip-version-check uv; }
+	@$(UV) pip compile setup.py --all-extras --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --quiet $(if $(UPGRADE),--upgrade) --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) var build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,97 @@
+"""`catalog-indexer build`: pull what is asked for, one query after another in order of creation, and publish once.
+
+The order makes it repeatable: two builds from empty registries over the same content give the same ordinals.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+
+from indexer.leadership import Leadership
+from indexer.pipeline import Pipeline
+from indexer.publish import Publisher, render_again
+from indexer.registry import pulls
+from indexer.registry.generations import Generation
+from indexer.registry.pulls import Target
+from indexer.wiring import Parts
+from sidecar.errors import CatalogError
+
+
+class NoSuchQuery(CatalogError):
+    """Raised when no catalog wants the query that was asked for."""
+
+
+@dataclass(slots=True)
+class Built:
+    """What a build has done; `generation` is None if there was nothing to publish."""
+
+    passed: list[Target] = field(default_factory=list)
+    failed: list[Target] = field(default_factory=list)
+    customers_failed: int = 0
+    generation: Generation | None = None
+
+
+async def build(
+    parts: Parts,
+    *,
+    query: str | None = None,
+    adopt: bool = False,
+    progress: Callable[[Target | None, int], None] = lambda target, of: None,
+) -> Built:
+    """Builds all queries, or the one of this hash, id or title; `progress` is told of each before its pull.
+
+    Raises NoSuchQuery, ForeignStore, and Deposed if another indexer takes the lead meanwhile.
+    """
+    publisher = Publisher(parts.registry, parts.store, parts.clock, adopt=adopt)
+    await publisher.check()
+    async with parts.registry.read() as connection:
+        targets = await pulls.targets(connection)
+    if query is not None:
+        targets = [t for t in targets if query in (t.hash, str(t.query_id), t.title)]
+        if not targets:
+            raise NoSuchQuery(f"no catalog wants a query of hash, id or title {query!r}")
+    leadership = Leadership(parts.registry, parts.clock, parts.settings.indexer.lease_s)
+    pointer = await parts.store.pointer()
+    epoch = await leadership.acquire(0 if pointer is None else pointer.epoch)
+    try:
+        return await _while_leading(leadership, epoch, _build(parts, publisher, epoch, targets, progress))
+    finally:
+        await leadership.release(epoch)
+
+
+async def _build(
+    parts: Parts,
+    publisher: Publisher,
+    epoch: int,
+    targets: list[Target],
+    progress: Callable[[Target | None, int], None],
+) -> Built:
+    done = Built()
+    pipeline = Pipeline(parts.registry, parts.source, publisher, parts.clock, accepted=lambda: None)
+    await render_again(parts.registry, epoch)
+    async with parts.registry.plain() as connection:
+        await pulls.abandon(connection, parts.clock.now_ms())
+    for target in targets:
+        progress(target, len(targets))
+        passed = await pipeline.pull(target, "demand", epoch)
+        (done.passed if passed else done.failed).append(target)
+    done.customers_failed = await pipeline.details(epoch, parts.clock.now_ms())
+    progress(None, len(targets))
+    done.generation = await publisher.commit(epoch)
+    await publisher.sweep(epoch, parts.settings.store.keep_generations)
+    return done
+
+
+async def _while_leading(leadership: Leadership, epoch: int, work: Coroutine[None, None, Built]) -> Built:
+    """Runs the work beside signs of life; if the lead is lost, the work is cancelled and Deposed raised."""
+    working = asyncio.create_task(work)
+    keeping = asyncio.create_task(leadership.keep(epoch))
+    try:
+        await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
+        if keeping.done():
+            keeping.result()
+        return await working
+    finally:
+        for task in (working, keeping):
+            task.cancel()
+        await asyncio.gather(working, keeping, return_exceptions=True)

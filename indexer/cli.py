@@ -1,0 +1,344 @@
+"""The command line: reads settings, opens what they name, and turns errors into one clear line and an exit code.
+
+0: done; 1: done, and something is wrong that is listed; 2: refused, nothing was changed.
+"""
+
+import asyncio
+import getpass
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from aiohttp import web
+
+from indexer import build as building
+from indexer import demo as demonstration
+from indexer import dump as dumping
+from indexer.check import check as check_store
+from indexer.metrics import Metrics
+from indexer.registry import Registry, catalogs
+from indexer.registry.catalogs import CatalogRow, read_body
+from indexer.registry.pulls import Target
+from indexer.service import Role
+from indexer.service import serve as serve_for_ever
+from indexer.source import SourceError
+from indexer.status import Status
+from indexer.status import status as look
+from indexer.web import make_app
+from indexer.wiring import Parts, opened
+from sidecar import __version__
+from sidecar.clock import SystemClock
+from sidecar.errors import CatalogError
+from sidecar.log import configure
+from sidecar.settings import Settings, SettingsError, load
+from sidecar.sockets import CannotListen, listening
+from sidecar.store import Store
+from sidecar.store.urls import open_store
+
+T = TypeVar("T")
+config_option = click.option(
+    "--config",
+    "config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Settings file; CATALOG_<SECTION>_<NAME> in the environment overrides it.",
+)
+
+
+class Refused(click.ClickException):
+    """Raised to end with one line on stderr and exit code 2."""
+
+    exit_code = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="catalog-indexer")
+def main() -> None:
+    """Pulls enterprise catalogs' content, compiles it, and publishes it for sidecars."""
+
+
+@main.command()
+@config_option
+@click.option("--adopt", is_flag=True, help="Publish over the generations of another registry that the store holds.")
+def serve(config: Path | None, adopt: bool) -> None:
+    """Pull what is due and publish what changes, until stopped."""
+    settings = _settings(config)
+
+    async def run(parts: Parts) -> None:
+        role, metrics = Role(), Metrics()
+        indexer = settings.indexer
+        runner = web.AppRunner(make_app(parts, role, metrics), access_log=None)
+        async with listening(runner, indexer.host, indexer.port, ""):
+            await serve_for_ever(parts, role, metrics, adopt=adopt)
+
+    _until_stopped(settings, run)
+
+
+@main.command()
+@config_option
+@click.option("--query", help="Build this one alone: its hash, id or title.")
+@click.option("--adopt", is_flag=True, help="Publish over the generations of another registry that the store holds.")
+def build(config: Path | None, query: str | None, adopt: bool) -> None:
+    """Pull every query that catalogs want, or one, and publish once."""
+    settings = _settings(config)
+    built = _with_parts(settings, lambda parts: _build(parts, query, adopt))
+    new = built.generation
+    if new is None:
+        click.echo("nothing to publish: the store shows the registry's state")
+    else:
+        click.echo(
+            f"generation {new.generation}: {len(built.passed)} queries pulled, "
+            f"{new.objects} objects of {new.bytes:,} bytes written"
+        )
+    for target in built.failed:
+        click.echo(f"failed: {target.title or target.hash}; `catalog-indexer status` says why", err=True)
+    if built.customers_failed:
+        click.echo(f"failed: the details of {built.customers_failed} customers", err=True)
+    sys.exit(1 if built.failed or built.customers_failed else 0)
+
+
+@main.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def status(config: Path | None, as_json: bool) -> None:
+    """Say who leads, what is published, and how every query's pulls go."""
+    settings = _settings(config)
+    now = _with_registry(settings, lambda registry: look(registry, settings.indexer.freshness_s))
+    click.echo(json.dumps(now.as_json(), indent=2) if as_json else _as_table(now))
+
+
+@main.command()
+@config_option
+def check(config: Path | None) -> None:
+    """Verify the published object tree, down to the last document."""
+    report = _with_store(_settings(config), check_store)
+    for problem in report.problems:
+        click.echo(problem)
+    if report.pointer is not None:
+        counted = ", ".join(f"{n} {kind.name.lower()}" for kind, n in sorted(report.objects.items()))
+        click.echo(
+            f"generation {report.pointer.generation}, epoch {report.pointer.epoch}: {sum(report.objects.values())} "
+            f"objects of {report.bytes:,} bytes ({counted}), {len(report.problems)} problems"
+        )
+    sys.exit(1 if report.problems else 0)
+
+
+@main.command()
+@config_option
+@click.argument("what")
+def dump(config: Path | None, what: str) -> None:
+    """Print an object as JSON.
+
+    WHAT is `root`, a digest, the beginning of a digest that the root names, or the uuid or query hash of a record.
+    """
+
+    async def run(store: Store) -> object:
+        if len(what.replace("-", "")) == 32:
+            return await dumping.find_record(store, what)
+        digest, record = await dumping.find(store, what)
+        return {"digest": digest, "type": record.TYPE.name, "record": dumping.readable(record)}
+
+    click.echo(json.dumps(_with_store(_settings(config), run), indent=2, ensure_ascii=False))
+
+
+@main.group("catalogs")
+def catalogs_group() -> None:
+    """Catalogs in the registry; a running `serve` follows what changes here."""
+
+
+@catalogs_group.command("add")
+@config_option
+@click.argument("file", type=click.File("rb"))
+@click.option("--created", metavar="TIME", help="Say that they were made then (ISO 8601), as when moving registries.")
+def add(config: Path | None, file: Any, created: str | None) -> None:
+    """Add catalogs from a JSON FILE, or from standard input (-).
+
+    It holds one catalog in the fields of enterprise-catalog's API, a list of them, or an object whose `catalogs` is
+    such a list. All are added, or none is.
+    """
+    settings = _settings(config)
+    bodies = _bodies(file.read(), file.name)
+    created_ms = None if created is None else _milliseconds(created)
+
+    async def run(registry: Registry) -> tuple[int, int]:
+        who = f"cli:{getpass.getuser()}"
+        async with registry.write() as tx:
+            made = [(await catalogs.create(tx, read_body(body), who, created_ms))[1] for body in bodies]
+        return sum(made), len(made)
+
+    new, all_ = _with_registry(settings, run)
+    click.echo(f"{new} catalogs added, {all_ - new} were there already")
+
+
+@catalogs_group.command("list")
+@config_option
+@click.option("--customer", help="Only those of this enterprise customer.")
+@click.option("--json", "as_json", is_flag=True, help="Print them as JSON, in the form that `add` reads.")
+def list_(config: Path | None, customer: str | None, as_json: bool) -> None:
+    """List catalogs in order of creation."""
+
+    async def run(registry: Registry) -> list[CatalogRow]:
+        async with registry.read() as connection:
+            return await catalogs.select(connection)
+
+    rows = [r for r in _with_registry(_settings(config), run) if customer in (None, r.customer)]
+    if as_json:
+        click.echo(json.dumps([catalogs.as_body(row) for row in rows], indent=2, ensure_ascii=False))
+        return
+    for row in rows:
+        click.echo(f"{row.uuid}  {row.customer}  {row.query_title or row.wanted}  {row.title}")
+
+
+@catalogs_group.command("remove")
+@config_option
+@click.argument("uuid", nargs=-1, required=True)
+def remove(config: Path | None, uuid: tuple[str, ...]) -> None:
+    """Remove catalogs: all of these, or none."""
+
+    async def run(registry: Registry) -> None:
+        async with registry.write() as tx:
+            for each in uuid:
+                await catalogs.remove(tx, each, f"cli:{getpass.getuser()}")
+
+    _with_registry(_settings(config), run)
+    click.echo(f"{len(uuid)} catalogs removed")
+
+
+@main.command()
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("var/demo"),
+    show_default=True,
+    help="Where everything that the demo makes is kept.",
+)
+@click.option("--courses", type=click.IntRange(40), default=300, show_default=True, help="Size of the sample corpus.")
+@click.option("--indexer-port", type=click.IntRange(0, 65535), default=18170, show_default=True)
+@click.option("--sidecar-port", type=click.IntRange(0, 65535), default=18160, show_default=True)
+def demo(directory: Path, courses: int, indexer_port: int, sidecar_port: int) -> None:
+    """Run an indexer and a sidecar over an invented corpus, until Ctrl-C."""
+    sys.exit(demonstration.run(directory, courses, indexer_port, sidecar_port))
+
+
+def _settings(config: Path | None) -> Settings:
+    try:
+        settings = load(config, os.environ)
+    except SettingsError as error:
+        raise Refused(str(error)) from error
+    configure(settings.log)
+    return settings
+
+
+def _run(work: Awaitable[T]) -> T:
+    async def run() -> T:
+        return await work
+
+    try:
+        return asyncio.run(run())
+    except (CatalogError, SourceError, CannotListen) as error:
+        raise Refused(str(error)) from error
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _with_parts(settings: Settings, work: Callable[[Parts], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with opened(settings, SystemClock()) as parts:
+            return await work(parts)
+
+    return _run(run())
+
+
+def _with_registry(settings: Settings, work: Callable[[Registry], Awaitable[T]]) -> T:
+    async def run() -> T:
+        registry = Registry(settings.registry.url, SystemClock())
+        try:
+            await registry.open()
+            return await work(registry)
+        finally:
+            await registry.close()
+
+    return _run(run())
+
+
+def _with_store(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
+    async def run() -> T:
+        store = open_store(settings.store.url, writable=False)
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return _run(run())
+
+
+def _until_stopped(settings: Settings, work: Callable[[Parts], Awaitable[None]]) -> None:
+    async def run(parts: Parts) -> None:
+        working = asyncio.ensure_future(work(parts))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, working.cancel)
+        with suppress(asyncio.CancelledError):
+            await working
+
+    _with_parts(settings, run)
+
+
+async def _build(parts: Parts, query: str | None, adopt: bool) -> building.Built:
+    with click.progressbar(length=0, label="pulling", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+
+        def progress(target: Target | None, of: int) -> None:
+            if bar.length:
+                bar.update(1)
+            bar.length = of
+            bar.label = "publishing" if target is None else f"pulling {target.title or target.hash:.30}"
+            bar.render_progress()
+
+        return await building.build(parts, query=query, adopt=adopt, progress=progress)
+
+
+def _bodies(text: bytes, where: str) -> list[object]:
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise Refused(f"{where}: not JSON: {error}") from error
+    if isinstance(given, dict) and isinstance(given.get("catalogs"), list):
+        given = given["catalogs"]
+    entries = given if isinstance(given, list) else [given]
+    return [entry["body"] if isinstance(entry, dict) and "body" in entry else entry for entry in entries]
+
+
+def _milliseconds(text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Refused(f"--created {text!r} is not an ISO 8601 time, such as 2026-01-31T12:00:00Z") from error
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _as_table(now: Status) -> str:
+    published = "never"
+    if now.published_at_ms is not None:
+        published = datetime.fromtimestamp(now.published_at_ms / 1000, UTC).isoformat(timespec="seconds")
+    lines = [
+        f"status      {now.status}",
+        f"leader      {now.holder or 'nobody'}, epoch {now.epoch}",
+        f"generation  {now.generation or 'none'}, published {published}",
+        f"registry    clock {now.clock}, {now.behind} changes not published yet",
+        f"queries     {len(now.queries)} wanted by catalogs",
+    ]
+    for query in now.queries:
+        age = "never pulled" if query.age_s is None else f"{query.age_s} s old"
+        lines.append(
+            f"  {query.hash}  {query.state:10}  {age:>14}{'  STALE' if query.stale else ''}  "
+            f"{query.catalogs} catalogs  {query.title or ''}"
+        )
+        if query.error:
+            lines.append(f"      {query.error}")
+    return "\n".join(lines)

@@ -1,0 +1,188 @@
+"""From what a pull found to what the registry will hold: facts, ordinals, documents, bitmaps. Pure.
+
+New content keys get the next ordinals in sorted order, parents and nested runs included. What was known stays known:
+a run that discovery stops listing keeps its ordinal and its course, and is merely no longer active.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from typing import Final
+
+import orjson
+
+from indexer.documents import Item, without_restricted
+from indexer.render import render
+from indexer.source import Pulled
+from sidecar.contract.objects import Sealed
+from sidecar.contract.records import Bitmap
+from sidecar.contract.words import ContentType
+
+PLAIN: Final = 0
+SHOWN: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the registry knows of one content key."""
+
+    ordinal: int
+    key: str
+    type: ContentType
+    parent: int | None = None
+    uuid: str | None = None
+    restricted: bool = False
+    active: bool = False
+    metadata: bytes | None = None
+    modified_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The part of the registry that a pull touches: its keys, the runs of its courses, and where ordinals go on."""
+
+    facts: Mapping[str, Facts]
+    documents: Mapping[tuple[int, int], bytes]
+    next_ordinal: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """A document to be kept: its ordinal, its variant, the digest of its text, the text."""
+
+    ordinal: int
+    variant: int
+    digest: bytes
+    text: bytes
+
+
+@dataclass(slots=True)
+class Ingested:
+    """All that one pull changes. `rendered` are new metadata objects, to be stored before anything refers to them."""
+
+    facts: list[Facts] = field(default_factory=list)
+    documents: list[StoredDocument] = field(default_factory=list)
+    outdated: list[tuple[int, int]] = field(default_factory=list)
+    rendered: list[Sealed] = field(default_factory=list)
+    members: bytes = b""
+    restricted_members: bytes | None = None
+    forced: bytes = b""
+
+
+def mentioned(pulled: Pulled) -> set[str]:
+    """Every content key that a pull speaks of: items, their parents, their nested runs."""
+    keys: set[str] = set()
+    for item in _items(pulled):
+        keys.add(item.key)
+        keys.update(run.key for run in item.runs)
+        if item.parent is not None:
+            keys.add(item.parent)
+    return keys
+
+
+def ingest(pulled: Pulled, known: Known, now_ms: int) -> Ingested:
+    """What the registry has to change so that it says what was pulled. `known` has every mentioned key that it has."""
+    merge = _Merge(known, sorted(mentioned(pulled) - known.facts.keys()), now_ms)
+    for item in pulled.members:
+        merge.plain(item)
+    for item in pulled.restricted or ():
+        merge.shown(item)
+    for item in pulled.forced:
+        merge.plain(item)
+    ordinal = merge.ordinal
+    forced = [ordinal(item.key) for item in pulled.forced]
+    done = merge.done
+    done.facts = [facts for key, facts in merge.facts.items() if facts != known.facts.get(key) or key in merge.touched]
+    done.facts.sort(key=lambda facts: facts.ordinal)
+    done.members = Bitmap.of({*(ordinal(item.key) for item in pulled.members), *forced}).encode()
+    done.forced = Bitmap.of(forced).encode()
+    if pulled.restricted is not None:
+        done.restricted_members = Bitmap.of({*(ordinal(item.key) for item in pulled.restricted), *forced}).encode()
+    return done
+
+
+class _Merge:
+    def __init__(self, known: Known, new: list[str], now_ms: int) -> None:
+        self.facts = dict(known.facts)
+        self.documents = dict(known.documents)
+        self.now_ms = now_ms
+        self.done = Ingested()
+        self.touched: set[str] = set()
+        self._fresh = {key: known.next_ordinal + i for i, key in enumerate(new)}
+        self._runs: dict[int, set[str]] = {}
+        for facts in known.facts.values():
+            if facts.parent is not None:
+                self._runs.setdefault(facts.parent, set()).add(facts.key)
+
+    def ordinal(self, key: str) -> int:
+        return self.facts[key].ordinal
+
+    def plain(self, item: Item) -> None:
+        """An item as everybody sees it: restricted runs neither appear in it nor are said to be gone."""
+        facts = self._learn(item)
+        for key in self._runs.get(facts.ordinal, set()) - {run.key for run in item.runs}:
+            if item.type is ContentType.COURSE and not self.facts[key].restricted:
+                self.facts[key] = replace(self.facts[key], active=False)
+        self._keep(facts, PLAIN, item)
+
+    def shown(self, item: Item) -> None:
+        """An item of a search that shows restricted runs: what it does not list is gone, restricted or not."""
+        facts = self._learn(item)
+        for key in self._runs.get(facts.ordinal, set()) - {run.key for run in item.runs}:
+            if item.type is ContentType.COURSE:
+                self.facts[key] = replace(self.facts[key], active=False)
+        if not any(run.restricted for run in item.runs):
+            self._keep(facts, PLAIN, item)
+            if self.documents.pop((facts.ordinal, SHOWN), None) is not None:
+                self.done.outdated.append((facts.ordinal, SHOWN))
+                self.touched.add(item.key)
+            return
+        self._keep(facts, SHOWN, item)
+        if (facts.ordinal, PLAIN) not in self.documents:
+            document = orjson.loads(item.text)
+            document["content"] = without_restricted(document["content"])
+            text = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+            self._keep(facts, PLAIN, replace(item, text=text))
+
+    def _learn(self, item: Item) -> Facts:
+        parent = None if item.parent is None else self._know(item.parent, ContentType.COURSE)
+        have = self._know(item.key, item.type)
+        facts = replace(have, type=item.type, uuid=item.uuid or have.uuid)
+        if item.type is ContentType.COURSE_RUN:
+            facts = replace(facts, restricted=item.restricted, parent=have.parent if parent is None else parent.ordinal)
+        self.facts[item.key] = facts
+        for run in item.runs:
+            known = self._know(run.key, ContentType.COURSE_RUN)
+            self.facts[run.key] = replace(
+                known,
+                type=ContentType.COURSE_RUN,
+                parent=facts.ordinal,
+                uuid=run.uuid or known.uuid,
+                restricted=run.restricted,
+                active=run.active,
+            )
+        return facts
+
+    def _know(self, key: str, kind: ContentType) -> Facts:
+        facts = self.facts.get(key)
+        if facts is None:
+            facts = self.facts[key] = Facts(self._fresh[key], key, kind)
+        return facts
+
+    def _keep(self, facts: Facts, variant: int, item: Item) -> None:
+        digest = blake2b(item.text, digest_size=32).digest()
+        if self.documents.get((facts.ordinal, variant)) == digest:
+            return
+        self.documents[facts.ordinal, variant] = digest
+        self.done.documents.append(StoredDocument(facts.ordinal, variant, digest, item.text))
+        if variant == PLAIN:
+            sealed = render(item.key, item.type, item.text)
+            if sealed.digest != facts.metadata:
+                self.done.rendered.append(sealed)
+                self.facts[item.key] = replace(self.facts[item.key], metadata=sealed.digest, modified_ms=self.now_ms)
+
+
+def _items(pulled: Pulled) -> Iterable[Item]:
+    yield from pulled.members
+    yield from pulled.restricted or ()
+    yield from pulled.forced

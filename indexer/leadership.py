@@ -1,0 +1,70 @@
+"""Becoming and staying the leader, by the rules of `indexer.registry.lead`: waiting, renewing, leaving."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from indexer.registry import Deposed, Registry, RegistryError, lead
+from indexer.registry.lead import Lease
+from sidecar.clock import Clock
+
+LOOKS_PER_LEASE: Final = 5
+BEATS_PER_LEASE: Final = 3
+Sleep = Callable[[float], Awaitable[None]]
+
+log = structlog.get_logger(__name__)
+
+
+class Leadership:
+    """One process's part in the question of who leads."""
+
+    def __init__(self, registry: Registry, clock: Clock, lease_s: float, sleep: Sleep = asyncio.sleep) -> None:
+        self.holder = f"{socket.gethostname()}:{os.getpid()}"
+        self._registry = registry
+        self._clock = clock
+        self._lease_s = lease_s
+        self._sleep = sleep
+
+    async def acquire(self, least_epoch: int = 0) -> int:
+        """Waits until this process leads, and returns its epoch, which is above `least_epoch`."""
+        seen: Lease | None = None
+        since = self._clock.monotonic()
+        while True:
+            lease = await lead.observe(self._registry)
+            if lease != seen:
+                if seen is None and lease.holder is not None:
+                    log.info("waiting for the lead", holder=lease.holder, lease_s=lease.lease_ms / 1000)
+                seen, since = lease, self._clock.monotonic()
+            still_s = self._clock.monotonic() - since
+            if lease.holder is None or still_s >= lease.lease_ms / 1000:
+                epoch = await lead.take(self._registry, lease, self.holder, self._lease_s, least_epoch)
+                if epoch is not None:
+                    log.info("leading", epoch=epoch, holder=self.holder, before=lease.holder)
+                    return epoch
+                continue
+            await self._sleep(lease.lease_ms / 1000 / LOOKS_PER_LEASE)
+
+    async def keep(self, epoch: int) -> None:
+        """Gives signs of life until cancelled. Raises Deposed when the lead is lost, or can no longer be sure."""
+        last = self._clock.monotonic()
+        while True:
+            await self._sleep(self._lease_s / BEATS_PER_LEASE)
+            begun = self._clock.monotonic()
+            try:
+                await lead.renew(self._registry, epoch)
+                last = begun
+            except RegistryError as error:
+                log.warning("no sign of life could be given", reason=str(error))
+            if self._clock.monotonic() - last > self._lease_s:
+                raise Deposed(f"epoch {epoch}: no sign of life for {self._clock.monotonic() - last:.1f} s")
+
+    async def release(self, epoch: int) -> None:
+        """Leaves in order."""
+        try:
+            await lead.release(self._registry, epoch)
+        except RegistryError as error:
+            log.warning("left without saying so; the next leader waits for the lease", reason=str(error))

@@ -1,0 +1,53 @@
+"""What the indexer counts. Every metric's help text is its documentation."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from indexer.registry.generations import Generation
+
+
+class Metrics:
+    """The indexer's metrics in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.leading = Gauge("catalog_indexer_leading", "1 while this process leads, else 0", registry=self.registry)
+        self.epoch = Gauge(
+            "catalog_indexer_epoch", "Epoch under which this process leads or led", registry=self.registry
+        )
+        self.generation = Gauge(
+            "catalog_indexer_generation", "Newest generation that this process has published", registry=self.registry
+        )
+        self.generations = Counter(
+            "catalog_indexer_generations", "Generations that this process has published", registry=self.registry
+        )
+        self.objects = Counter(
+            "catalog_indexer_objects_written",
+            "Objects written to the store by published generations",
+            registry=self.registry,
+        )
+        self.bytes = Counter(
+            "catalog_indexer_bytes_written", "Bytes of objects written by published generations", registry=self.registry
+        )
+        self.swept = Counter("catalog_indexer_objects_swept", "Objects deleted from the store", registry=self.registry)
+        self.refused = Counter(
+            "catalog_indexer_publish_failures",
+            "Commits that did not publish, by reason",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.queries = Gauge(
+            "catalog_indexer_queries",
+            "Queries that catalogs want, by state of their last pull",
+            ["state"],
+            registry=self.registry,
+        )
+        self.oldest_age_s = Gauge(
+            "catalog_indexer_oldest_age_seconds", "Age of the oldest content that is served", registry=self.registry
+        )
+
+    def published(self, generation: Generation) -> None:
+        """Counts a generation."""
+        self.generation.set(generation.generation)
+        self.generations.inc()
+        self.objects.inc(generation.objects)
+        self.bytes.inc(generation.bytes)

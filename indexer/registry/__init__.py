@@ -1,0 +1,134 @@
+"""The registry: the SQL database that has the truth. Connections, migrations, and transactions that carry the clock.
+
+SQLAlchemy's exceptions stop here. A write transaction begins by raising the registry's clock, which puts all writers
+in one order: whoever has read up to a clock has everything that was written at or before it. A leader's write names
+its epoch there, too, and is refused if another leads by now.
+"""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from indexer.registry import schema
+from sidecar.clock import Clock
+from sidecar.errors import CatalogError
+
+MIGRATIONS: Final = Path(__file__).resolve().parent.parent / "migrations"
+BUSY_TIMEOUT_S: Final = 30.0
+MAX_IN: Final = 500
+_ONE_STATE: Final = {"isolation_level": "REPEATABLE READ"}
+
+
+class RegistryError(CatalogError):
+    """Raised when the database cannot be reached, read or written; nothing of the transaction has happened."""
+
+    status = 503
+
+
+class Deposed(CatalogError):
+    """Raised when a leader's write is refused because its epoch is over; nothing of the transaction has happened."""
+
+    status = 503
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A write transaction: the connection, the clock that everything written in it carries, and the time."""
+
+    connection: AsyncConnection
+    clock: int
+    now_ms: int
+
+
+class Registry:
+    """One database. Any number of processes may use it at once."""
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        self.time = clock
+        self._url = make_url(url)
+        self._sqlite = self._url.get_backend_name() == "sqlite"
+        self._engine: AsyncEngine = create_async_engine(
+            self._url, connect_args={"timeout": BUSY_TIMEOUT_S} if self._sqlite else {}, pool_pre_ping=not self._sqlite
+        )
+        if self._sqlite:
+            sa.event.listen(self._engine.sync_engine, "connect", _set_up_sqlite)
+            sa.event.listen(self._engine.sync_engine, "begin", _begin_sqlite)
+
+    async def open(self) -> None:
+        """Makes or migrates the tables. Several processes may do so at once."""
+        if self._sqlite and self._url.database:
+            Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
+        async with self.plain() as connection:
+            await connection.run_sync(_migrate)
+
+    async def close(self) -> None:
+        """Ends every connection."""
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that sees one state of the whole database."""
+        async with self._errors(), self._engine.connect() as connection:
+            reading = await connection.execution_options(**({} if self._sqlite else _ONE_STATE))
+            async with reading.begin():
+                yield reading
+
+    @asynccontextmanager
+    async def write(self, epoch: int | None = None) -> AsyncIterator[Transaction]:
+        """A transaction that carries a new clock. Raises Deposed if an epoch is given and is not the leader's."""
+        async with self.plain() as connection:
+            raised = sa.update(schema.state).values(clock=schema.state.c.clock + 1)
+            if epoch is not None:
+                raised = raised.where(schema.state.c.epoch == epoch)
+            if (await connection.execute(raised)).rowcount != 1:
+                raise Deposed(f"epoch {epoch} is over: another indexer leads")
+            clock = (await connection.execute(sa.select(schema.state.c.clock))).scalar_one()
+            yield Transaction(connection, clock, self.time.now_ms())
+
+    @asynccontextmanager
+    async def plain(self) -> AsyncIterator[AsyncConnection]:
+        """A write transaction for what no generation shows: leases, pulls, the notes on generations."""
+        async with self._errors(), self._engine.connect() as connection:
+            writing = await connection.execution_options(writes=True)
+            async with writing.begin():
+                yield writing
+
+    @asynccontextmanager
+    async def _errors(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except (SQLAlchemyError, OSError) as error:
+            shown = self._url.render_as_string(hide_password=True)
+            raise RegistryError(f"registry {shown}: {error}") from error
+
+
+def _migrate(connection: sa.Connection) -> None:
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    """Leaves transactions to us, so that readers see one state; and lets readers and a writer work side by side."""
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    immediate = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")

@@ -1,0 +1,273 @@
+"""Pulls in the registry: which filters are wanted, how each pull went, and the transaction that accepts a result."""
+
+import uuid as uuids
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+import zstandard
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from indexer.ingest import Facts, Ingested, Known
+from indexer.registry import MAX_IN, Transaction
+from indexer.registry.schema import catalog, catalog_query, content, customer, document, pull, result, state
+from indexer.source import CustomerDetails
+from sidecar.contract.records import Bitmap
+from sidecar.contract.words import ContentType, PullState
+
+EMPTY: Final = Bitmap.of(()).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A filter that catalogs want, and how its pulls have gone."""
+
+    hash: str
+    query_id: int
+    title: str | None
+    content_filter: str
+    state: PullState
+    pulled_at_ms: int | None
+    tried_at_ms: int | None
+    failures: int
+    error: str | None
+    catalogs: int
+
+
+async def targets(connection: AsyncConnection) -> list[Target]:
+    """Every filter that at least one catalog wants, in order of creation. What nobody uses is not pulled."""
+    used = (
+        sa.select(catalog.c.query_id, sa.func.count().label("catalogs")).group_by(catalog.c.query_id).subquery("used")
+    )
+    q = catalog_query.c
+    rows = await connection.execute(
+        sa.select(q.id, q.title, result, used.c.catalogs)
+        .join(result, result.c.hash == q.hash)
+        .join(used, used.c.query_id == q.id)
+        .order_by(q.id)
+    )
+    return [
+        Target(
+            hash=r.hash,
+            query_id=r.id,
+            title=r.title,
+            content_filter=r.content_filter,
+            state=PullState(r.state),
+            pulled_at_ms=r.pulled_at_ms,
+            tried_at_ms=r.tried_at_ms,
+            failures=r.failures,
+            error=r.error,
+            catalogs=r.catalogs,
+        )
+        for r in rows
+    ]
+
+
+async def start(connection: AsyncConnection, hash_: str, reason: str, now_ms: int) -> str:
+    """Notes that a pull has begun, and returns its task id."""
+    task = str(uuids.uuid4())
+    values = {"task": task, "hash": hash_, "reason": reason, "state": "running", "requested_ms": now_ms}
+    await connection.execute(sa.insert(pull).values(values))
+    return task
+
+
+async def abandon(connection: AsyncConnection, now_ms: int) -> None:
+    """Notes, at the start of a leader, that whatever its predecessor was pulling will never end."""
+    ended = {"state": "abandoned", "finished_ms": now_ms, "error": "the indexer stopped during this pull"}
+    await connection.execute(sa.update(pull).where(pull.c.state == "running").values(ended))
+
+
+async def fail(tx: Transaction, task: str, hash_: str, error: str, *, unpullable: bool) -> None:
+    """Notes that a pull failed; the content of the last good one stays."""
+    ended = {"state": "failed", "finished_ms": tx.now_ms, "error": error}
+    await tx.connection.execute(sa.update(pull).where(pull.c.task == task).values(ended))
+    how = PullState.UNPULLABLE if unpullable else PullState.FAILING
+    await tx.connection.execute(
+        sa.update(result)
+        .where(result.c.hash == hash_)
+        .values(
+            state=how.value,
+            tried_at_ms=tx.now_ms,
+            failures=result.c.failures + 1,
+            task=task,
+            error=error,
+            clock=tx.clock,
+        )
+    )
+
+
+async def known(connection: AsyncConnection, keys: Iterable[str]) -> Known:
+    """What the registry has of these content keys, and of the runs of the courses among them."""
+    facts: dict[str, Facts] = {}
+    for batch in _batches(sorted(keys)):
+        await _add_facts(connection, facts, content.c.content_key.in_(batch))
+    courses = [f.ordinal for f in facts.values() if f.type is ContentType.COURSE]
+    for batch in _batches(courses):
+        await _add_facts(connection, facts, content.c.parent.in_(batch))
+    documents: dict[tuple[int, int], bytes] = {}
+    for batch in _batches([f.ordinal for f in facts.values()]):
+        d = document.c
+        rows = await connection.execute(sa.select(d.ordinal, d.variant, d.digest).where(d.ordinal.in_(batch)))
+        documents.update({(r.ordinal, r.variant): bytes(r.digest) for r in rows})
+    highest = (await connection.execute(sa.select(sa.func.max(content.c.ordinal)))).scalar_one()
+    return Known(facts, documents, 0 if highest is None else highest + 1)
+
+
+async def accept(tx: Transaction, task: str, hash_: str, ingested: Ingested, *, members: int) -> None:
+    """Makes a pull's result the truth: ordinals, facts, documents, members; its queries serve it from now on."""
+    await _write_facts(tx, ingested.facts)
+    await _write_documents(tx, ingested)
+    ended = {"state": "passed", "finished_ms": tx.now_ms, "members": members, "changed": len(ingested.documents)}
+    await tx.connection.execute(sa.update(pull).where(pull.c.task == task).values(ended))
+    accepted = await tx.connection.execute(
+        sa.update(result)
+        .where(result.c.hash == hash_)
+        .values(
+            state=PullState.FRESH.value,
+            members=ingested.members,
+            restricted_members=ingested.restricted_members,
+            forced=ingested.forced,
+            pulled_at_ms=tx.now_ms,
+            tried_at_ms=tx.now_ms,
+            failures=0,
+            task=task,
+            error=None,
+            clock=tx.clock,
+        )
+    )
+    if accepted.rowcount:
+        await tx.connection.execute(
+            sa.update(catalog_query)
+            .where(catalog_query.c.hash == hash_, sa.func.coalesce(catalog_query.c.serving, "") != hash_)
+            .values(serving=hash_, clock=tx.clock)
+        )
+
+
+async def accept_nothing(tx: Transaction, task: str, hash_: str, error: str) -> None:
+    """Makes a filter that can never be pulled, since it is no object, serve what it finds: nothing at all."""
+    await accept(tx, task, hash_, Ingested(members=EMPTY, forced=EMPTY), members=0)
+    never = {"state": PullState.UNPULLABLE.value, "pulled_at_ms": None, "error": error}
+    await tx.connection.execute(sa.update(result).where(result.c.hash == hash_).values(never))
+
+
+async def customers_due(connection: AsyncConnection, older_than_ms: int) -> list[str]:
+    """The customers of catalogs whose details were never asked for, or longer ago than this time."""
+    rows = await connection.execute(
+        sa.select(catalog.c.customer)
+        .join(customer, customer.c.uuid == catalog.c.customer, isouter=True)
+        .where(sa.or_(customer.c.uuid.is_(None), customer.c.pulled_at_ms <= older_than_ms))
+        .distinct()
+        .order_by(catalog.c.customer)
+    )
+    return [r.customer for r in rows]
+
+
+async def put_customer(tx: Transaction, uuid: str, details: CustomerDetails | None, modified_ms: int) -> None:
+    """Keeps what the LMS says of a customer, or that it does not know it; only a change moves the row's clock."""
+    facts: dict[str, Any] = {"slug": None, "portal": False, "name": "", "modified_ms": 0}
+    if details is not None:
+        facts = {"slug": details.slug, "portal": details.portal, "name": details.name, "modified_ms": modified_ms}
+    row = (await tx.connection.execute(sa.select(customer).where(customer.c.uuid == uuid))).one_or_none()
+    if row is None:
+        values = {"uuid": uuid, "pulled_at_ms": tx.now_ms, "clock": tx.clock, **facts}
+        await tx.connection.execute(sa.insert(customer).values(values))
+        return
+    changed = any(getattr(row, name) != value for name, value in facts.items())
+    values = {"pulled_at_ms": tx.now_ms, **({"clock": tx.clock, **facts} if changed else {})}
+    await tx.connection.execute(sa.update(customer).where(customer.c.uuid == uuid).values(values))
+
+
+async def texts(connection: AsyncConnection, wanted: Collection[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+    """The texts of documents by (ordinal, variant); those that do not exist are absent."""
+    found: dict[tuple[int, int], bytes] = {}
+    for batch in _batches(sorted({ordinal for ordinal, _ in wanted})):
+        d = document.c
+        rows = await connection.execute(sa.select(d.ordinal, d.variant, d.body).where(d.ordinal.in_(batch)))
+        for r in rows:
+            if (r.ordinal, r.variant) in wanted:
+                found[r.ordinal, r.variant] = zstandard.ZstdDecompressor().decompress(r.body)
+    return found
+
+
+async def rendered_by(connection: AsyncConnection) -> str:
+    """The renderer that every metadata digest in the registry comes from."""
+    return str((await connection.execute(sa.select(state.c.renderer))).scalar_one())
+
+
+async def set_metadata(tx: Transaction, digests: Sequence[tuple[int, bytes]]) -> None:
+    """Takes over what another renderer makes of documents that are otherwise the same."""
+    statement = (
+        sa.update(content)
+        .where(content.c.ordinal == sa.bindparam("at"))
+        .values(metadata=sa.bindparam("new"), clock=tx.clock)
+    )
+    if digests:
+        await tx.connection.execute(statement, [{"at": ordinal, "new": digest} for ordinal, digest in digests])
+
+
+async def set_renderer(tx: Transaction, renderer: str) -> None:
+    """Notes that every metadata digest in the registry is this renderer's now."""
+    await tx.connection.execute(sa.update(state).values(renderer=renderer))
+
+
+async def _add_facts(connection: AsyncConnection, facts: dict[str, Facts], which: sa.ColumnElement[bool]) -> None:
+    for r in await connection.execute(sa.select(content).where(which)):
+        facts[r.content_key] = Facts(
+            ordinal=r.ordinal,
+            key=r.content_key,
+            type=ContentType(r.type),
+            parent=r.parent,
+            uuid=r.uuid,
+            restricted=r.restricted,
+            active=r.active,
+            metadata=None if r.metadata is None else bytes(r.metadata),
+            modified_ms=r.modified_ms,
+        )
+
+
+async def _write_facts(tx: Transaction, facts: Sequence[Facts]) -> None:
+    for batch in _batches([f.ordinal for f in facts]):
+        await tx.connection.execute(sa.delete(content).where(content.c.ordinal.in_(batch)))
+    rows = [
+        {
+            "ordinal": f.ordinal,
+            "content_key": f.key,
+            "type": f.type.value,
+            "parent": f.parent,
+            "uuid": f.uuid,
+            "restricted": f.restricted,
+            "active": f.active,
+            "metadata": f.metadata,
+            "modified_ms": f.modified_ms,
+            "clock": tx.clock,
+        }
+        for f in facts
+    ]
+    if rows:
+        await tx.connection.execute(sa.insert(content), rows)
+
+
+async def _write_documents(tx: Transaction, ingested: Ingested) -> None:
+    gone = [*ingested.outdated, *((d.ordinal, d.variant) for d in ingested.documents)]
+    d = document.c
+    for variant in {variant for _, variant in gone}:
+        for batch in _batches([ordinal for ordinal, v in gone if v == variant]):
+            await tx.connection.execute(sa.delete(document).where(d.variant == variant, d.ordinal.in_(batch)))
+    latest = {(doc.ordinal, doc.variant): doc for doc in ingested.documents}
+    rows = [
+        {
+            "ordinal": doc.ordinal,
+            "variant": doc.variant,
+            "digest": doc.digest,
+            "body": zstandard.ZstdCompressor().compress(doc.text),
+            "clock": tx.clock,
+        }
+        for doc in latest.values()
+    ]
+    if rows:
+        await tx.connection.execute(sa.insert(document), rows)
+
+
+def _batches(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    return (values[i : i + MAX_IN] for i in range(0, len(values), MAX_IN))

@@ -1,0 +1,200 @@
+"""The registry's tables. What they mean is written here; how they are made is in `indexer/migrations`.
+
+Nothing here is understood by one database alone: SQLite, PostgreSQL and MySQL/MariaDB get the same tables. Text that
+is compared byte by byte says so for MySQL, whose default collation would not. Times are milliseconds since 1970.
+Every row that a generation shows carries `clock`: the value of the registry's clock at its last change, so that a
+reader asks for what is newer than it has.
+"""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+)
+from sqlalchemy.dialects.mysql import LONGBLOB, LONGTEXT, VARCHAR
+
+metadata: Final = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _exact(length: int) -> String:
+    exact = VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
+    return String(length).with_variant(exact, "mysql", "mariadb")
+
+
+def _number() -> BigInteger:
+    return BigInteger().with_variant(Integer, "sqlite")
+
+
+UUID: Final = _exact(36)
+HASH: Final = _exact(32)
+DIGEST: Final = LargeBinary(32)
+LONG_TEXT: Final = Text().with_variant(LONGTEXT, "mysql", "mariadb")
+LONG_BYTES: Final = LargeBinary().with_variant(LONGBLOB, "mysql", "mariadb")
+
+# One row: the clock, who leads, and with which build documents were rendered.
+state: Final = Table(
+    "state",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("clock", BigInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("beat", BigInteger, nullable=False),
+    Column("holder", String(255)),
+    Column("lease_ms", BigInteger, nullable=False),
+    Column("renderer", String(128), nullable=False),
+)
+
+# A saved content filter. `hash` is what its catalogs want; `serving` what they serve until the first pull passes.
+catalog_query: Final = Table(
+    "catalog_query",
+    metadata,
+    Column("id", _number(), primary_key=True),
+    Column("uuid", UUID, nullable=False, unique=True),
+    Column("title", String(255), unique=True),
+    Column("content_filter", LONG_TEXT, nullable=False),
+    Column("hash", HASH, nullable=False, unique=True),
+    Column("serving", HASH),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("modified_ms", BigInteger, nullable=False),
+    Column("clock", BigInteger, nullable=False, index=True),
+    sqlite_autoincrement=True,
+)
+
+# An enterprise catalog; `number` is the order of creation.
+catalog: Final = Table(
+    "catalog",
+    metadata,
+    Column("number", _number(), primary_key=True),
+    Column("uuid", UUID, nullable=False, unique=True),
+    Column("title", String(255), nullable=False),
+    Column("customer", UUID, nullable=False, index=True),
+    Column("customer_name", String(255), nullable=False),
+    Column("course_modes", LONG_TEXT, nullable=False),
+    Column("audit_urls", Boolean, nullable=False),
+    Column("query_id", _number(), ForeignKey("catalog_query.id"), nullable=False, index=True),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("modified_ms", BigInteger, nullable=False),
+    Column("clock", BigInteger, nullable=False, index=True),
+    sqlite_autoincrement=True,
+)
+
+# Every change of a catalog, deletions included, with the whole record as JSON and who changed it.
+catalog_history: Final = Table(
+    "catalog_history",
+    metadata,
+    Column("id", _number(), primary_key=True),
+    Column("clock", BigInteger, nullable=False, index=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("catalog", UUID, nullable=False, index=True),
+    Column("action", String(16), nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("record", LONG_TEXT, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# An enterprise customer as the LMS describes it; `slug` is null while the LMS does not know it.
+customer: Final = Table(
+    "customer",
+    metadata,
+    Column("uuid", UUID, primary_key=True),
+    Column("slug", String(255)),
+    Column("portal", Boolean, nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("modified_ms", BigInteger, nullable=False),
+    Column("pulled_at_ms", BigInteger, nullable=False),
+    Column("clock", BigInteger, nullable=False, index=True),
+)
+
+# A content key and its ordinal, forever, with the facts that containment needs. `metadata` is the digest of its
+# rendered document, null for a key that is known by name alone; `modified_ms` when that digest last changed.
+content: Final = Table(
+    "content",
+    metadata,
+    Column("ordinal", BigInteger, primary_key=True, autoincrement=False),
+    Column("content_key", _exact(255), nullable=False, unique=True),
+    Column("type", SmallInteger, nullable=False),
+    Column("parent", BigInteger, index=True),
+    Column("uuid", UUID),
+    Column("restricted", Boolean, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("metadata", DIGEST),
+    Column("modified_ms", BigInteger, nullable=False),
+    Column("clock", BigInteger, nullable=False, index=True),
+)
+
+# The merged document of a content key: variant 0 without restricted runs; variant 1 with them, where that differs.
+document: Final = Table(
+    "document",
+    metadata,
+    Column("ordinal", BigInteger, primary_key=True, autoincrement=False),
+    Column("variant", SmallInteger, primary_key=True, autoincrement=False),
+    Column("digest", DIGEST, nullable=False),
+    Column("body", LONG_BYTES, nullable=False),
+    Column("clock", BigInteger, nullable=False, index=True),
+)
+
+# What the last passed pull of a filter found, as roaring bitmaps of ordinals; null until one passes.
+result: Final = Table(
+    "result",
+    metadata,
+    Column("hash", HASH, primary_key=True),
+    Column("content_filter", LONG_TEXT, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("members", LONG_BYTES),
+    Column("restricted_members", LONG_BYTES),
+    Column("forced", LONG_BYTES),
+    Column("pulled_at_ms", BigInteger),
+    Column("tried_at_ms", BigInteger),
+    Column("failures", Integer, nullable=False),
+    Column("task", UUID),
+    Column("error", LONG_TEXT),
+    Column("clock", BigInteger, nullable=False, index=True),
+)
+
+# One pull: who asked for it, how it went.
+pull: Final = Table(
+    "pull",
+    metadata,
+    Column("task", UUID, primary_key=True),
+    Column("hash", HASH, nullable=False, index=True),
+    Column("reason", String(16), nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("requested_ms", BigInteger, nullable=False),
+    Column("finished_ms", BigInteger),
+    Column("members", Integer),
+    Column("changed", Integer),
+    Column("error", LONG_TEXT),
+)
+
+# A generation that this registry named; written before the store's pointer moves.
+generation: Final = Table(
+    "generation",
+    metadata,
+    Column("generation", BigInteger, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("digest", DIGEST, nullable=False),
+    Column("parent", DIGEST),
+    Column("clock", BigInteger, nullable=False),
+    Column("published_at_ms", BigInteger, nullable=False),
+    Column("objects", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("producer", String(64), nullable=False),
+    Column("moved", Boolean, nullable=False),
+)

@@ -1,0 +1,31 @@
+"""When a query is pulled: pure. At once if it never was; then every refresh period; after failures, with back-off.
+
+Queries that became due together are spread out by their hash over the last tenth of the period, so that a night's
+work does not come back as one burst; none is pulled later than the refresh period says.
+"""
+
+from typing import Final
+
+from indexer.registry.pulls import Target
+from sidecar.contract.words import PullState
+
+FIRST_RETRY_S: Final = 5
+LONGEST_RETRY_S: Final = 3600
+SPREAD: Final = 0.1
+
+
+def due_at_ms(target: Target, refresh_s: int, now_ms: int) -> int:
+    """The time at which a filter is to be pulled next, in the past if that is overdue.
+
+    A time of the last pull that lies in the future comes from a clock that was wrong: it counts as now.
+    """
+    if target.state is PullState.DUE:
+        return now_ms
+    tried_at_ms = min(target.tried_at_ms or 0, now_ms)
+    if target.state is PullState.FRESH:
+        early = SPREAD * int(target.hash[:8], 16) / 0xFFFF_FFFF
+        return tried_at_ms + round(refresh_s * 1000 * (1 - early))
+    if target.state is PullState.UNPULLABLE:
+        return tried_at_ms + LONGEST_RETRY_S * 1000
+    exponent = min(target.failures - 1, 20)
+    return tried_at_ms + min(FIRST_RETRY_S << exponent, LONGEST_RETRY_S) * 1000

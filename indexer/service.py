@@ -1,0 +1,138 @@
+"""`catalog-indexer serve`: wait for the lead; while leading, pull what is due and publish whatever the registry gets.
+
+Losing the lead ends everything that the leader does and begins the wait again. Nothing else ends the service but a
+signal, a store that belongs to another registry, or a defect.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from indexer.jobs import Jobs
+from indexer.leadership import Leadership
+from indexer.metrics import Metrics
+from indexer.pipeline import Pipeline
+from indexer.publish import Publisher, render_again
+from indexer.registry import Deposed, RegistryError, generations, pulls
+from indexer.wiring import Parts
+from sidecar.errors import CatalogError, Fenced, PointerConflict, StoreError
+
+FOLLOW_S = 0.5
+RETRY_S = 2.0
+SWEEP_S = 600.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Role:
+    """What this process is at the moment."""
+
+    leading: bool = False
+    epoch: int = 0
+    published_generation: int = 0
+    published_clock: int = -1
+
+
+async def serve(parts: Parts, role: Role, metrics: Metrics, *, adopt: bool = False) -> None:
+    """Runs until cancelled. Raises ForeignStore at the start if publishing would overwrite another registry's store."""
+    leadership = Leadership(parts.registry, parts.clock, parts.settings.indexer.lease_s)
+    while True:
+        try:
+            await _lead_once(parts, leadership, role, metrics, adopt=adopt)
+        except (StoreError, RegistryError) as error:
+            log.warning("cannot lead for now", reason=str(error))
+            await asyncio.sleep(RETRY_S)
+
+
+async def _lead_once(parts: Parts, leadership: Leadership, role: Role, metrics: Metrics, *, adopt: bool) -> None:
+    publisher = Publisher(parts.registry, parts.store, parts.clock, adopt=adopt)
+    await publisher.check()
+    pointer = await parts.store.pointer()
+    epoch = await leadership.acquire(0 if pointer is None else pointer.epoch)
+    role.leading, role.epoch = True, epoch
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(leadership.keep(epoch))
+            group.create_task(_Leader(parts, publisher, epoch, role, metrics).run())
+    except* (Deposed, Fenced, PointerConflict) as lost:
+        for error in lost.exceptions:
+            log.error("the lead is lost", epoch=epoch, reason=str(error))
+    finally:
+        role.leading = False
+        await leadership.release(epoch)
+
+
+class _Leader:
+    def __init__(self, parts: Parts, publisher: Publisher, epoch: int, role: Role, metrics: Metrics) -> None:
+        self._parts = parts
+        self._publisher = publisher
+        self._epoch = epoch
+        self._role = role
+        self._metrics = metrics
+        self._wake = asyncio.Event()
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        pipeline = Pipeline(parts.registry, parts.source, publisher, parts.clock, self._wake.set)
+        self._jobs = Jobs(parts, pipeline, epoch, self._wake.set, self._lose)
+
+    async def run(self) -> None:
+        await render_again(self._parts.registry, self._epoch)
+        async with self._parts.registry.plain() as connection:
+            await pulls.abandon(connection, self._parts.clock.now_ms())
+        self._jobs.start()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._publish())
+                group.create_task(self._sweep())
+                group.create_task(self._watch())
+        except* CatalogError as failed:
+            raise failed.exceptions[0] from None
+        finally:
+            self._jobs.stop()
+
+    async def _publish(self) -> None:
+        """Group commit without a timer: what is accepted while one commit runs is published by the next."""
+        seen = -1
+        while True:
+            self._wake.clear()
+            try:
+                async with self._parts.registry.read() as connection:
+                    clock = await generations.clock(connection)
+                if clock != seen or self._wake.is_set():
+                    await self._jobs.reconcile()
+                    seen = clock
+                new = await self._publisher.commit(self._epoch)
+            except (StoreError, RegistryError) as error:
+                if isinstance(error, Fenced | PointerConflict):
+                    raise
+                self._metrics.refused.labels("out of reach").inc()
+                log.warning("not published yet", reason=str(error))
+                await asyncio.sleep(RETRY_S)
+                continue
+            if new is not None:
+                self._role.published_generation, self._role.published_clock = new.generation, new.clock
+                self._metrics.published(new)
+            try:
+                await asyncio.wait_for(self._wake.wait(), FOLLOW_S)
+            except TimeoutError:
+                continue
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            try:
+                swept = await self._publisher.sweep(self._epoch, self._parts.settings.store.keep_generations)
+            except (StoreError, RegistryError) as error:
+                if isinstance(error, Fenced):
+                    raise
+                log.warning("not swept", reason=str(error))
+            else:
+                self._metrics.swept.inc(swept)
+
+    async def _watch(self) -> None:
+        await self._lost
+
+    def _lose(self, error: CatalogError) -> None:
+        if not self._lost.done():
+            self._lost.set_exception(error)

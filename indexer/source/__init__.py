@@ -1,0 +1,72 @@
+"""Where content comes from: the protocol of a source, and what one pull brings.
+
+A pull is complete or it fails with a SourceError that says why; there is no partial result.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from indexer.documents import Item
+
+
+class SourceError(Exception):
+    """Raised when a source cannot be read, or its answer is not whole; the last good content stays."""
+
+
+class Unpullable(SourceError):
+    """Raised when no pull of this content filter can ever pass at this source, until somebody changes the filter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What a content filter finds: exactly what search/all returns, and the courses that the filter forces in.
+
+    `restricted` is the same search with restricted runs shown, for a filter that allows some; else None. Its items
+    leave out the restricted runs that the filter does not allow, but their documents still show them.
+    """
+
+    members: tuple[Item, ...]
+    restricted: tuple[Item, ...] | None = None
+    forced: tuple[Item, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerDetails:
+    """What the LMS says of an enterprise customer."""
+
+    uuid: str
+    slug: str
+    portal: bool
+    name: str
+    modified: str
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a source is, for logs and `status`."""
+
+    kind: str
+    where: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """One upstream. Every method raises SourceError when the upstream does not answer, or not wholly."""
+
+    async def pull(self, content_filter: object) -> Pulled:
+        """Everything that a content filter finds now. Raises Unpullable for one that this source cannot evaluate."""
+        ...
+
+    async def customer(self, uuid: str) -> CustomerDetails | None:
+        """The details of an enterprise customer; None if the upstream does not know it."""
+        ...
+
+    def describe(self) -> Described:
+        """What is read from where."""
+        ...
+
+    async def close(self) -> None:
+        """Ends every connection."""
+        ...

@@ -1,0 +1,74 @@
+"""What `status`, `/health` and the metrics say of the indexer, read from the registry."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from indexer.registry import Registry, generations, lead, pulls
+from indexer.registry.pulls import Target
+from sidecar.contract.words import PullState
+
+
+@dataclass(frozen=True, slots=True)
+class QueryStatus:
+    """One wanted filter. `age_s` is None if it was never pulled."""
+
+    hash: str
+    title: str | None
+    catalogs: int
+    state: str
+    age_s: int | None
+    stale: bool
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The whole indexer as its registry knows it. `behind` is how many changes are not published yet."""
+
+    status: str
+    holder: str | None
+    epoch: int
+    generation: int | None
+    published_at_ms: int | None
+    clock: int
+    behind: int
+    queries: tuple[QueryStatus, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self)
+
+
+async def status(registry: Registry, freshness_s: int) -> Status:
+    """Where things stand. `degraded` means that some content is stale, failing, or was never pulled."""
+    lease = await lead.observe(registry)
+    async with registry.read() as connection:
+        clock = await generations.clock(connection)
+        latest = await generations.latest(connection)
+        targets = await pulls.targets(connection)
+    now_ms = registry.time.now_ms()
+    queries = tuple(_query(target, now_ms, freshness_s) for target in targets)
+    good = all(q.state == PullState.FRESH.name.lower() and not q.stale for q in queries)
+    return Status(
+        status="ok" if good else "degraded",
+        holder=lease.holder,
+        epoch=lease.epoch,
+        generation=latest[0].generation if latest else None,
+        published_at_ms=latest[0].published_at_ms if latest else None,
+        clock=clock,
+        behind=clock - (latest[0].clock if latest else 0),
+        queries=queries,
+    )
+
+
+def _query(target: Target, now_ms: int, freshness_s: int) -> QueryStatus:
+    age_s = None if target.pulled_at_ms is None else max(0, (now_ms - target.pulled_at_ms) // 1000)
+    return QueryStatus(
+        hash=target.hash,
+        title=target.title,
+        catalogs=target.catalogs,
+        state=target.state.name.lower(),
+        age_s=age_s,
+        stale=age_s is not None and age_s > freshness_s,
+        error=target.error,
+    )

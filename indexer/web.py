@@ -1,0 +1,47 @@
+"""The indexer's HTTP side: how it is, and what it counts. No catalog is read or changed here."""
+
+from collections import Counter
+
+from aiohttp import web
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from indexer.metrics import Metrics
+from indexer.registry import RegistryError
+from indexer.service import Role
+from indexer.status import Status, status
+from indexer.wiring import Parts
+from sidecar import __version__
+from sidecar.contract.words import PullState
+
+
+def make_app(parts: Parts, role: Role, metrics: Metrics) -> web.Application:
+    """`/health` and `/metrics`."""
+
+    async def look() -> Status:
+        now = await status(parts.registry, parts.settings.indexer.freshness_s)
+        metrics.leading.set(role.leading)
+        metrics.epoch.set(role.epoch)
+        states = Counter(query.state for query in now.queries)
+        for state in PullState:
+            metrics.queries.labels(state.name.lower()).set(states[state.name.lower()])
+        metrics.oldest_age_s.set(max((q.age_s for q in now.queries if q.age_s is not None), default=0))
+        return now
+
+    async def health(_: web.Request) -> web.Response:
+        try:
+            now = await look()
+        except RegistryError as error:
+            return web.json_response({"status": "unavailable", "reason": str(error)}, status=503)
+        return web.json_response({"version": __version__, "leading": role.leading, **now.as_json()})
+
+    async def numbers(_: web.Request) -> web.Response:
+        try:
+            await look()
+        except RegistryError:
+            metrics.refused.labels("registry out of reach").inc()
+        return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+    app = web.Application()
+    app.add_routes([web.get("/health", health), web.get("/metrics", numbers)])
+    return app

@@ -1,0 +1,54 @@
+"""The distribution: two packages, their console scripts, and what they need. Tools are configured in pyproject.toml.
+
+Floors are the minor versions that the code is tested with; requirements.lock pins everything (`make lock`).
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+README = Path(__file__).parent / "README.md"
+
+setup(
+    name="catalog-sidecar",
+    version="0.1.0",
+    description="Answers what an enterprise catalog contains, next to the caller, for Open edX",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=find_packages(include=["sidecar", "sidecar.*", "indexer", "indexer.*"]),
+    package_data={
+        "sidecar": ["py.typed"],
+        "indexer": ["py.typed", "migrations/**/*.py", "migrations/**/*.mako", "migrations/**/*.ini"],
+    },
+    zip_safe=False,
+    entry_points={
+        "console_scripts": [
+            "catalog-sidecar = sidecar.cli:main",
+            "catalog-indexer = indexer.cli:main",
+        ]
+    },
+    install_requires=[
+        "aiohttp>=3.14",
+        "aiosqlite>=0.22",
+        "click>=8.5",
+        "msgpack>=1.2",
+        "orjson>=3.13",
+        "prometheus-client>=0.26",
+        "pyjwt[crypto]>=2.15",
+        "pyroaring>=1.2",
+        "structlog>=26.1",
+        "uvloop>=0.23",
+        "zstandard>=0.25",
+    ],
+    extras_require={
+        "redis": ["redis[hiredis]>=8.1"],
+        "indexer": ["alembic>=1.20", "apscheduler>=3.11,<4", "sqlalchemy[asyncio]>=2.1", "stamina>=26.1"],
+        "postgresql": ["asyncpg>=0.32"],
+        "mysql": ["asyncmy>=0.2.18"],
+        "test": ["hypothesis>=6.170", "pytest>=9.2", "pytest-aiohttp>=1.1"],
+        "lint": ["mypy>=2.4", "ruff>=0.17"],
+        # What pyproject.toml builds with, so that an editable install needs nothing but what is locked.
+        "build": ["setuptools>=77"],
+    },
+)

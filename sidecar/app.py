@@ -1,0 +1,105 @@
+"""Wiring, and nothing else: which object is handed to which, and what runs for how long."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from sidecar.clock import Clock
+from sidecar.current import Current
+from sidecar.disk import Disk
+from sidecar.edge import measured, process_routes
+from sidecar.follow import Follower
+from sidecar.handlers import containment_routes
+from sidecar.health import Health, StoreStatus, report
+from sidecar.memory import Memory
+from sidecar.metrics import Metrics
+from sidecar.mirror import Mirror
+from sidecar.settings import Settings
+from sidecar.sockets import listening
+from sidecar.store import Store
+from sidecar.tiers import Tiers
+
+# Whole baskets are asked about in one query string.
+MAX_LINE_BYTES: Final = 64 * 1024
+# Today's service takes bodies of 2.5 MiB.
+MAX_BODY_BYTES: Final = 2_621_440
+SHUTDOWN_S: Final = 5.0
+_log = structlog.get_logger(__name__)
+
+
+class Sidecar:
+    """All parts of one sidecar. Tests reach in to see what a part knows; requests come through `app`."""
+
+    def __init__(self, settings: Settings, store: Store, clock: Clock) -> None:
+        self.metrics = Metrics()
+        self.current = Current()
+        self.memory = Memory(settings.sidecar.memory_mb * 1024 * 1024)
+        self.disk = Disk(Path(settings.sidecar.disk) if settings.sidecar.disk else None, self.metrics)
+        self.tiers = Tiers(self.memory, self.disk, store, self.metrics)
+        self.follower = Follower(
+            store, self.tiers, self.disk, self.current, clock, self.metrics, poll_s=settings.sidecar.poll_ms / 1000
+        )
+        self.mirror = Mirror(self.current, self.tiers, self.disk, clock)
+        self._settings = settings
+        self._store = store
+        self._clock = clock
+        self.app = web.Application(middlewares=[measured(self.metrics, clock)], client_max_size=MAX_BODY_BYTES)
+        self.app.add_routes(containment_routes(self.current, clock))
+        self.app.add_routes(process_routes(self.health, self.metrics))
+        self.app.cleanup_ctx.append(self._background)
+
+    def health(self) -> Health:
+        """The report as of now."""
+        return report(
+            self.current.generation,
+            self.follower.status,
+            self.disk.status,
+            memory=(self.memory.bytes, self.memory.limit_bytes, self.memory.evictions),
+            freshness_s=self._settings.indexer.freshness_s,
+            now_ms=self._clock.now_ms(),
+        )
+
+    async def _background(self, _: web.Application) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self.follower.run())]
+        if self.disk.status.state != "off":
+            tasks.append(asyncio.create_task(self.mirror.run()))
+        for task in tasks:
+            task.add_done_callback(lambda ended: _note_end(ended, self.follower.status))
+        yield
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        await self.tiers.close()
+        await self.disk.close()
+        await self._store.close()
+
+
+async def serve(settings: Settings, store: Store, clock: Clock, stop: asyncio.Event) -> None:
+    """Serves until `stop` is set. Raises CannotListen."""
+    sidecar = Sidecar(settings, store, clock)
+    runner = web.AppRunner(
+        sidecar.app,
+        access_log=None,
+        max_line_size=MAX_LINE_BYTES,
+        max_field_size=MAX_LINE_BYTES,
+        shutdown_timeout=SHUTDOWN_S,
+    )
+    where = settings.sidecar
+    async with listening(runner, where.host, where.port, where.socket) as bound:
+        _log.info("listening", host=bound.host, port=bound.port, socket=bound.socket)
+        await stop.wait()
+        _log.info("stopping")
+
+
+def _note_end(task: asyncio.Task[None], status: StoreStatus) -> None:
+    """A task that was to run for ever has met a defect: what is loaded goes on being served, and health says so."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("a background task ended", exc_info=error)
+        status.stopped = f"{type(error).__name__}: {error}"

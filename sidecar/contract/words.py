@@ -1,0 +1,49 @@
+"""The field's words as functions: content types, query hash, folding, uuids. Pure, and the same on both sides."""
+
+import hashlib
+import json
+import re
+import unicodedata
+import uuid
+from enum import IntEnum
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-?)[0-9a-fA-F]{4}\1[0-9a-fA-F]{4}\1[0-9a-fA-F]{4}\1[0-9a-fA-F]{12}")
+
+
+class ContentType(IntEnum):
+    """What a content key names; the value is the byte in a dictionary segment."""
+
+    COURSE = 1
+    COURSE_RUN = 2
+    PROGRAM = 3
+    PATHWAY = 4
+
+
+class PullState(IntEnum):
+    """How the last pull of a query ended; the value is the byte in a freshness shard."""
+
+    DUE = 0
+    FRESH = 1
+    FAILING = 2
+    UNPULLABLE = 3
+
+
+def query_hash(content_filter: object) -> bytes:
+    """The 16 bytes of md5 over `json.dumps(content_filter, sort_keys=True)`, as enterprise-catalog computes it."""
+    text = json.dumps(content_filter, sort_keys=True)
+    return hashlib.md5(text.encode(), usedforsecurity=False).digest()
+
+
+def fold(key: str) -> str:
+    """A content key without case and accents, as the collation of today's database compares them."""
+    if key.isascii():
+        return key.lower()
+    decomposed = unicodedata.normalize("NFKD", key)
+    return "".join(c for c in decomposed if not unicodedata.combining(c)).casefold()
+
+
+def canonical_uuid(text: str) -> str | None:
+    """The dashed lower-case form of a uuid that was written with or without dashes, in any case; None if it is none."""
+    if _UUID.fullmatch(text) is None:
+        return None
+    return str(uuid.UUID(hex=text))

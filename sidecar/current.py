@@ -1,0 +1,59 @@
+"""The generation that is served, and the one place where it is exchanged.
+
+A request reads `Current.generation` once and asks nothing else, so that it sees exactly one generation. The exchange is
+one assignment on the event loop: it happens between two requests, never inside one.
+"""
+
+import asyncio
+from bisect import bisect_left
+from dataclasses import dataclass
+
+from sidecar.contract.index import Index
+from sidecar.lookup import can_never_be_pulled
+from sidecar.store import Pointer
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A verified index, where it was published, and what reports on health need of it, counted once."""
+
+    pointer: Pointer
+    index: Index
+    pulls_ms: tuple[int, ...]
+    never_pulled: int
+
+    @classmethod
+    def of(cls, pointer: Pointer, index: Index) -> "Generation":
+        """Counts over all catalogs: not for the event loop."""
+        catalogs = index.catalogs.values()
+        served = {c.serving.hash: c.serving.pulled_at_ms for c in catalogs if c.serving is not None}
+        return cls(
+            pointer=pointer,
+            index=index,
+            pulls_ms=tuple(sorted(ms for ms in served.values() if ms is not None)),
+            never_pulled=sum(c.serving is None and not can_never_be_pulled(c.wanted) for c in catalogs),
+        )
+
+    def pulled_before(self, then_ms: int) -> int:
+        """How many of the served queries were last pulled before then."""
+        return bisect_left(self.pulls_ms, then_ms)
+
+
+class Current:
+    """Holds the served generation; None until the first one is loaded."""
+
+    def __init__(self) -> None:
+        self.generation: Generation | None = None
+        self._swapped = asyncio.Event()
+
+    def swap(self, generation: Generation) -> None:
+        """What makes a generation visible to requests; it is complete and verified by now."""
+        self.generation = generation
+        self._swapped.set()
+        self._swapped = asyncio.Event()
+
+    async def other_than(self, known: Generation | None) -> Generation:
+        """Waits until another generation than the known one is served, and returns it."""
+        while (generation := self.generation) is known or generation is None:
+            await self._swapped.wait()
+        return generation

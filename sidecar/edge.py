@@ -1,0 +1,83 @@
+"""Where every request enters: it is measured, and whatever goes wrong leaves as JSON.
+
+Routes that are about the process itself are here: /ready, /health, /metrics.
+"""
+
+import uuid
+from collections.abc import Callable
+from typing import Final
+
+import orjson
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from sidecar.clock import Clock
+from sidecar.handlers import RETRY_AFTER_S
+from sidecar.health import Health
+from sidecar.metrics import Metrics
+
+JSON_HEADERS: Final = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+# The content type of the text format that `Metrics.render` writes.
+METRICS_HEADERS: Final = {"Content-Type": "text/plain; version=1.0.0; charset=utf-8", "Cache-Control": "no-store"}
+_DETAILS: Final = {404: "Not found.", 413: "The body is too large."}
+_log = structlog.get_logger(__name__)
+
+
+def measured(metrics: Metrics, clock: Clock) -> Middleware:
+    """The middleware around all routes."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        began = clock.monotonic()
+        resource = request.match_info.route.resource
+        route = "other" if resource is None else resource.canonical
+        response = await _answered(request, handler)
+        metrics.requests.labels(route, response.status).inc()
+        metrics.latency.labels(route).observe(clock.monotonic() - began)
+        return response
+
+    return middleware
+
+
+async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if isinstance(error, web.HTTPMethodNotAllowed):
+            response = _json(405, {"detail": f'Method "{error.method}" not allowed.'})
+            response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+            return response
+        return _json(error.status, {"detail": _DETAILS.get(error.status, error.reason)})
+    # The one place that catches everything: a defect costs one request its answer, which is still JSON.
+    except Exception:  # noqa: BLE001
+        request_id = uuid.uuid4().hex
+        _log.exception("a request failed", method=request.method, path=request.path, request_id=request_id)
+        return _json(500, {"detail": "A server error occurred.", "request_id": request_id})
+
+
+def process_routes(health: Callable[[], Health], metrics: Metrics) -> list[web.RouteDef]:
+    """/ready: whether to send requests here. /health: whether it is well. /metrics: what Prometheus reads."""
+
+    async def ready(_: web.Request) -> web.Response:
+        generation = health().generation
+        response = _json(
+            200 if generation is not None else 503, {"ready": generation is not None, "generation": generation}
+        )
+        if generation is None:
+            response.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return response
+
+    async def well(_: web.Request) -> web.Response:
+        report = health()
+        return _json(503 if report.status == "unavailable" else 200, report.document())
+
+    async def counted(_: web.Request) -> web.Response:
+        return web.Response(body=metrics.render(health()), headers=METRICS_HEADERS)
+
+    routes = (("/ready", ready), ("/health", well), ("/metrics", counted))
+    return [web.get(path + slash, handler) for path, handler in routes for slash in ("", "/")]
+
+
+def _json(status: int, body: object) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(body), headers=JSON_HEADERS)

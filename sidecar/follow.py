@@ -1,0 +1,161 @@
+"""Follows the root pointer: the local disk's first, then the store's, for ever.
+
+A generation is taken only if its (epoch, generation) is higher than what is served, only as a whole, and only once all
+of it is verified; until then, and whenever the store cannot be read, the last good one goes on being served. Only what
+the served index lacks is fetched. No request ever waits for anything in this file.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import structlog
+
+from sidecar.clock import Clock
+from sidecar.contract.index import Index, index_references
+from sidecar.contract.objects import ObjectType
+from sidecar.contract.records import Record, Reference, Root
+from sidecar.current import Current, Generation
+from sidecar.disk import Disk
+from sidecar.errors import ContractError, Malformed, ObjectMissing, StoreError
+from sidecar.health import StoreStatus
+from sidecar.metrics import Metrics
+from sidecar.store import Pointer, Store
+from sidecar.tiers import STORE_DEADLINE_S, Tiers, store_deadline
+
+MAX_PAUSE_S: Final = 10.0
+_log = structlog.get_logger(__name__)
+
+
+class Follower:
+    """Brings new generations into service. `status` is what it last saw of the store."""
+
+    def __init__(
+        self, store: Store, tiers: Tiers, disk: Disk, current: Current, clock: Clock, metrics: Metrics, *, poll_s: float
+    ) -> None:
+        self.status = StoreStatus()
+        self._store = store
+        self._tiers = tiers
+        self._disk = disk
+        self._current = current
+        self._clock = clock
+        self._metrics = metrics
+        self._poll_s = poll_s
+        self._seen: Pointer | None = None
+        self._failures = 0
+
+    async def run(self) -> None:
+        """Serves what the disk has, and follows the store until cancelled."""
+        await self.start()
+        while True:
+            await self.step()
+
+    async def start(self) -> None:
+        """Brings the disk's generation into service, if it has one; the store need not be there."""
+        pointer = await self._disk.pointer()
+        if pointer is not None:
+            await self._take(pointer, "disk")
+
+    async def step(self) -> None:
+        """One look at the store: waits until its pointer changes, or until it is time to try again, and goes there."""
+        wait_s = self._poll_s
+        if self._failures and self.status.reachable:
+            # A generation was refused: tried again after a pause that grows, unless another one comes first.
+            wait_s = self._pause_s()
+        elif self._failures:
+            await self._clock.sleep(self._pause_s())
+            wait_s = 0
+        try:
+            async with store_deadline(self._metrics, wait_s + STORE_DEADLINE_S):
+                self._seen = pointer = await self._store.changed(self._seen, wait_s)
+        except StoreError as error:
+            self._unreachable(error)
+            return
+        self._reached(pointer)
+        if pointer is not None and self._is_ahead(pointer):
+            await self._take(pointer, "store")
+        else:
+            self._failures, self.status.refused = 0, None
+
+    def _is_ahead(self, pointer: Pointer) -> bool:
+        served = self._current.generation
+        return served is None or pointer[:2] > served.pointer[:2]
+
+    async def _take(self, pointer: Pointer, source: str) -> None:
+        try:
+            generation = await self._load(pointer)
+        except (ContractError, ObjectMissing) as error:
+            self._refused(pointer, source, error)
+        except StoreError as error:
+            self._unreachable(error)
+        else:
+            self._current.swap(generation)
+            self._metrics.swaps.inc()
+            self._failures, self.status.refused = 0, None
+            _log.info("generation served", epoch=pointer.epoch, generation=pointer.generation, source=source)
+
+    async def _load(self, pointer: Pointer) -> Generation:
+        """The verified generation; layer by layer, because only an opened object tells what lies below it."""
+        served = self._current.generation
+        known = {} if served is None else served.index.records
+        records: dict[bytes, Record] = {}
+        layer: list[Reference] = [(ObjectType.ROOT, pointer.digest)]
+        while layer:
+            opened = {digest: known[digest] for _, digest in layer if digest in known}
+            opened.update(await self._tiers.read((r for r in layer if r[1] not in known), keep=False))
+            records.update(opened)
+            layer = await asyncio.to_thread(_below, opened.values(), records)
+        return await asyncio.to_thread(_assemble, pointer, records)
+
+    def _refused(self, pointer: Pointer, source: str, error: Exception) -> None:
+        self._metrics.refused.inc()
+        self._failures += 1
+        reason = f"epoch {pointer.epoch}, generation {pointer.generation} from the {source}: {error}"
+        if self.status.refused != reason:
+            _log.error("generation refused; the last good one stays", reason=reason)
+        self.status.refused = reason
+
+    def _unreachable(self, error: StoreError) -> None:
+        self._failures += 1
+        if self.status.reachable or self._failures == 1:
+            _log.warning("the store cannot be read; what is loaded goes on being served", error=str(error))
+        self.status.reachable, self.status.error = False, str(error)
+
+    def _reached(self, pointer: Pointer | None) -> None:
+        if not self.status.reachable:
+            _log.info("the store can be read")
+        self.status.reachable, self.status.error = True, None
+        served = self._current.generation
+        seen = (0, 0) if pointer is None else pointer[:2]
+        behind = served is not None and seen < served.pointer[:2]
+        conflict = served is not None and seen == served.pointer[:2] and pointer != served.pointer
+        if behind and not self.status.behind:
+            _log.error(
+                "the store is behind what is served; nothing is taken from it", epoch=seen[0], generation=seen[1]
+            )
+        if conflict and not self.status.conflict:
+            _log.error("the store shows other content under the served generation", epoch=seen[0], generation=seen[1])
+        self.status.behind, self.status.conflict = behind, conflict
+
+    def _pause_s(self) -> float:
+        """Doubles with every failure in a row; never the same for two processes that fail together."""
+        doubled: float = self._poll_s * 2 ** min(self._failures, 10)
+        return min(MAX_PAUSE_S, doubled) * random.uniform(0.75, 1)
+
+
+def _below(opened: Iterable[Record], have: Mapping[bytes, Record]) -> list[Reference]:
+    """What an index needs that the opened records refer to, each once."""
+    references = (reference for record in opened for reference in index_references(record))
+    return list(dict.fromkeys(reference for reference in references if reference[1] not in have))
+
+
+def _assemble(pointer: Pointer, records: Mapping[bytes, Record]) -> Generation:
+    index = Index.assemble(pointer.digest, records)
+    root: Root = index.root
+    if (root.epoch, root.generation) != pointer[:2]:
+        raise Malformed(
+            f"the pointer says epoch {pointer.epoch}, generation {pointer.generation}, "
+            f"its root {pointer.digest.hex()} says {root.epoch}, {root.generation}"
+        )
+    return Generation.of(pointer, index)

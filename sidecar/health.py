@@ -1,0 +1,149 @@
+"""The report on health: what the process knows of itself, put together from state that others keep. Pure.
+
+unavailable     no generation is loaded, or the process has stopped following the store: restart it.
+degraded        it answers, but something that it promises is broken; `problems` says what.
+ok              everything else.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sidecar import __version__
+from sidecar.current import Generation
+
+
+@dataclass(slots=True)
+class StoreStatus:
+    """What the follower last saw of the store. Nothing is known (`reachable` is False) before the first look."""
+
+    reachable: bool = False
+    behind: bool = False
+    conflict: bool = False
+    error: str | None = "not asked yet"
+    refused: str | None = None
+    stopped: str | None = None
+
+
+@dataclass(slots=True)
+class DiskStatus:
+    """Whether the disk copy works, and which pair of (epoch, generation) it holds in full."""
+
+    state: Literal["ok", "failing", "off"]
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The report. Ages are seconds, and None where there is nothing to be told the age of."""
+
+    status: Literal["ok", "degraded", "unavailable"]
+    problems: tuple[str, ...]
+    generation: int | None
+    epoch: int | None
+    published_at_ms: int | None
+    published_age_s: int | None
+    oldest_content_age_s: int | None
+    freshness_s: int
+    stale_queries: int
+    never_pulled_catalogs: int
+    store_reachable: bool
+    store_behind: bool
+    store_conflict: bool
+    disk_state: Literal["ok", "failing", "off"]
+    memory_bytes: int
+    memory_limit_bytes: int
+    memory_evictions: int
+
+    def document(self) -> dict[str, Any]:
+        """The body of /health."""
+        published_at = None
+        if self.published_at_ms is not None:
+            published_at = datetime.fromtimestamp(self.published_at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+        return {
+            "status": self.status,
+            "problems": self.problems,
+            "version": __version__,
+            "generation": self.generation,
+            "epoch": self.epoch,
+            "published_at": published_at,
+            "oldest_content_age_s": self.oldest_content_age_s,
+            "freshness_s": self.freshness_s,
+            "stale_queries": self.stale_queries,
+            "never_pulled_catalogs": self.never_pulled_catalogs,
+            "store": {
+                "reachable": self.store_reachable,
+                "behind": self.store_behind,
+                "conflict": self.store_conflict,
+            },
+            "disk": self.disk_state,
+            "memory": {
+                "bytes": self.memory_bytes,
+                "limit_bytes": self.memory_limit_bytes,
+                "evictions": self.memory_evictions,
+            },
+        }
+
+
+def report(
+    generation: Generation | None,
+    store: StoreStatus,
+    disk: DiskStatus,
+    *,
+    memory: tuple[int, int, int],
+    freshness_s: int,
+    now_ms: int,
+) -> Health:
+    """The report as of now. `memory` is its bytes, their limit and the evictions so far."""
+    root = None if generation is None else generation.index.root
+    stale = 0 if generation is None else generation.pulled_before(now_ms - freshness_s * 1000)
+    problems = tuple(_problems(generation, store, disk, stale))
+    fatal = generation is None or store.stopped is not None
+    memory_bytes, memory_limit_bytes, memory_evictions = memory
+    return Health(
+        status="unavailable" if fatal else "degraded" if problems else "ok",
+        problems=problems,
+        generation=None if root is None else root.generation,
+        epoch=None if root is None else root.epoch,
+        published_at_ms=None if root is None else root.published_at_ms,
+        published_age_s=None if root is None else age_s(root.published_at_ms, now_ms),
+        oldest_content_age_s=None
+        if generation is None or not generation.pulls_ms
+        else age_s(generation.pulls_ms[0], now_ms),
+        freshness_s=freshness_s,
+        stale_queries=stale,
+        never_pulled_catalogs=0 if generation is None else generation.never_pulled,
+        store_reachable=store.reachable,
+        store_behind=store.behind,
+        store_conflict=store.conflict,
+        disk_state=disk.state,
+        memory_bytes=memory_bytes,
+        memory_limit_bytes=memory_limit_bytes,
+        memory_evictions=memory_evictions,
+    )
+
+
+def age_s(then_ms: int, now_ms: int) -> int:
+    """Whole seconds since then; 0 if then is still to come, by another machine's clock."""
+    return max(0, now_ms - then_ms) // 1000
+
+
+def _problems(generation: Generation | None, store: StoreStatus, disk: DiskStatus, stale: int) -> list[str]:
+    problems = []
+    if generation is None:
+        problems.append("no generation is loaded")
+    if store.stopped is not None:
+        problems.append(f"no longer follows the store: {store.stopped}")
+    if not store.reachable:
+        problems.append(f"the store cannot be read: {store.error}")
+    if store.behind:
+        problems.append("the store is behind: it shows a lower generation than the one that is served, or none")
+    if store.conflict:
+        problems.append("the store shows the served generation's number with other content: two publishers")
+    if store.refused is not None:
+        problems.append(f"a newer generation was refused: {store.refused}")
+    if disk.state == "failing":
+        problems.append(f"the disk copy fails: {disk.error}")
+    if stale:
+        problems.append(f"stale: the content of {stale} queries is older than promised")
+    return problems

@@ -1,0 +1,115 @@
+"""Every metric of the sidecar, each with the sentence that explains it. Nothing is counted anywhere else.
+
+Counters move where the thing happens. Gauges are set from the report on health when they are read, so that /metrics and
+/health never disagree.
+"""
+
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from sidecar.health import Health
+
+# From a bare lookup to the slowest answer that waits for a store.
+LATENCY_BUCKETS_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0)
+
+
+# A second series for every counter, of when it came to be, would double what is scraped.
+disable_created_metrics()
+
+
+class Metrics:
+    """The metrics of one process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("requests", "Requests answered, by route and HTTP status.", "route", "status")
+        self.latency = Histogram(
+            "catalog_sidecar_request_seconds",
+            "Seconds from the parsed head of a request to its answer, by route.",
+            ["route"],
+            registry=self.registry,
+            buckets=LATENCY_BUCKETS_S,
+        )
+        self.swaps = self._counter("swaps", "Generations that were verified and taken into service.")
+        self.refused = self._counter(
+            "refused_generations", "Attempts to load a generation that ended with a broken or missing object."
+        )
+        self.tier_reads = self._counter(
+            "tier_reads",
+            "Objects looked for in a tier (memory, disk, store), by result (hit, miss).",
+            "tier",
+            "result",
+        )
+        self.corrupt = self._counter(
+            "corrupt_objects", "Objects that failed verification and were discarded, by tier (disk, store).", "tier"
+        )
+        self.store_errors = self._counter("store_errors", "Operations on the store that failed or took too long.")
+        self.disk_errors = self._counter("disk_errors", "Operations on the disk copy that failed or took too long.")
+        self.disk_resets = self._counter(
+            "disk_resets", "Times the file of the disk copy was set aside as unusable and begun anew."
+        )
+
+        self._ready = self._gauge("ready", "1 while a verified generation is loaded, else 0.")
+        self._generation = self._gauge("generation", "The generation that is served; 0 before the first.")
+        self._epoch = self._gauge("epoch", "The epoch that the served generation was published in; 0 before the first.")
+        self._published_age = self._gauge(
+            "published_age_seconds", "Seconds since the served generation was published; NaN before the first."
+        )
+        self._oldest_age = self._gauge(
+            "oldest_content_age_seconds", "Seconds since the oldest content that is served was pulled; NaN without any."
+        )
+        self._stale = self._gauge("stale_queries", "Served queries whose content is older than the freshness promise.")
+        self._never_pulled = self._gauge(
+            "never_pulled_catalogs", "Catalogs that wait for their first pull, and are answered with 503."
+        )
+        self._memory_bytes = self._gauge("memory_bytes", "Bytes of the objects that are kept in memory.")
+        self._memory_limit = self._gauge("memory_limit_bytes", "The bound of the objects that are kept in memory.")
+        self._memory_evictions = self._counter(
+            "memory_evictions", "Objects that were dropped from memory to stay within its bound."
+        )
+        self._evictions_counted = 0
+        self._disk_ok = self._gauge("disk_ok", "1 while the disk copy works, 0 while it fails or none is configured.")
+        self._store_reachable = self._gauge("store_reachable", "1 if the last look at the store passed, else 0.")
+        self._store_behind = self._gauge(
+            "store_behind", "1 while the store shows a generation lower than the one that is served, or none at all."
+        )
+        self._store_conflict = self._gauge(
+            "store_conflict", "1 while the store shows the served generation's number with other content."
+        )
+
+    def render(self, health: Health) -> bytes:
+        """The text that Prometheus reads, with the gauges as of this report."""
+        self._ready.set(health.generation is not None)
+        self._generation.set(health.generation or 0)
+        self._epoch.set(health.epoch or 0)
+        self._published_age.set(_or_nan(health.published_age_s))
+        self._oldest_age.set(_or_nan(health.oldest_content_age_s))
+        self._stale.set(health.stale_queries)
+        self._never_pulled.set(health.never_pulled_catalogs)
+        self._memory_bytes.set(health.memory_bytes)
+        self._memory_limit.set(health.memory_limit_bytes)
+        self._memory_evictions.inc(health.memory_evictions - self._evictions_counted)
+        self._evictions_counted = health.memory_evictions
+        self._disk_ok.set(health.disk_state == "ok")
+        self._store_reachable.set(health.store_reachable)
+        self._store_behind.set(health.store_behind)
+        self._store_conflict.set(health.store_conflict)
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, help: str, *labels: str) -> Counter:
+        return Counter(f"catalog_sidecar_{name}", help, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help: str) -> Gauge:
+        return Gauge(f"catalog_sidecar_{name}", help, registry=self.registry)
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value

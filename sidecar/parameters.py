@@ -1,0 +1,180 @@
+"""What a caller asked, taken from the text of a request: query string, body, Accept. Pure; knows no index, no server.
+
+The rules are those of the API that today's clients were written against, oddities included; what cannot be understood
+is a Refusal with the status and the body that the caller gets.
+"""
+
+import json
+from collections.abc import Mapping
+from email import policy
+from email.parser import BytesParser
+from typing import Any, Final, NamedTuple, NoReturn
+from urllib.parse import unquote_to_bytes
+
+import orjson
+
+from sidecar.contract.words import canonical_uuid
+
+NO_IDS: Final = "You must provide at least one of the following query parameters: course_run_ids, program_uuids."
+JSON_TYPE: Final = "application/json"
+FORM_TYPE: Final = "application/x-www-form-urlencoded"
+MULTIPART_TYPE: Final = "multipart/form-data"
+
+
+class Refusal(Exception):
+    """Raised when a request cannot be understood or granted: the HTTP status, and the JSON value of the body."""
+
+    def __init__(self, status: int, body: object) -> None:
+        super().__init__(status, body)
+        self.status = status
+        self.body = body
+
+
+class Ids(NamedTuple):
+    """The parameters of a containment question; `keys` is None if neither list of ids was given at all."""
+
+    keys: list[str] | None
+    wants_catalogs: bool
+
+
+class Filter(NamedTuple):
+    """The body of a filter question; no catalog uuids mean all catalogs of the customer."""
+
+    keys: list[str]
+    catalog_uuids: list[str]
+
+
+def ids(raw_query: str) -> Ids:
+    """Both lists of ids are one union. A comma separates ids, because no content key has one."""
+    keys: list[str] = []
+    given = False
+    last: dict[str, str] = {}
+    for name, value in pairs(raw_query):
+        if name == "course_run_ids" or name == "program_uuids":
+            given = True
+            keys += value.split(",")
+        else:
+            last[name] = value
+    wants = last.get("get_catalogs_containing_specified_content_ids") or last.get("get_catalog_list")
+    return Ids(keys if given else None, bool(wants))
+
+
+def pairs(raw_query: str) -> list[tuple[str, str]]:
+    """Names and values, percent-decoded. A plus is a space, except in course_run_ids: callers do not escape it."""
+    found = []
+    # Bytes that are not UTF-8 arrive as surrogates, and leave as the replacement character.
+    for piece in raw_query.encode(errors="surrogateescape").split(b"&"):
+        if piece:
+            raw_name, _, raw_value = piece.partition(b"=")
+            name = _decoded(raw_name.replace(b"+", b" "))
+            found.append((name, _decoded(raw_value if name == "course_run_ids" else raw_value.replace(b"+", b" "))))
+    return found
+
+
+def _decoded(raw: bytes) -> str:
+    return (unquote_to_bytes(raw) if b"%" in raw else raw).decode(errors="replace")
+
+
+def customer_uuid(text: str) -> str:
+    """The customer's uuid in its one form."""
+    uuid = canonical_uuid(text)
+    if uuid is None:
+        # The spelling is part of the contract.
+        raise Refusal(400, f'Error: invalid enterprice customer uuid: "{text}" provided.')
+    return uuid
+
+
+def catalog_uuid(text: str) -> str:
+    """The catalog's uuid in its one form."""
+    uuid = canonical_uuid(text)
+    if uuid is None:
+        raise Refusal(404, {"detail": "Not found."})
+    return uuid
+
+
+def filter_body(content_type: str, body: bytes) -> Filter:
+    """The question in the body of filter_content_items. A text where a list belongs is the list of its characters."""
+    fields = _fields(content_type, body)
+    if not isinstance(fields, Mapping):
+        raise Refusal(400, {"detail": f"Invalid data. Expected a dictionary, but got {_kind(fields)}."})
+    keys = fields.get("content_keys", [])
+    if not isinstance(keys, (list, str, dict)) or any(isinstance(key, (list, dict)) for key in keys):
+        raise Refusal(400, {"detail": "content_keys must be a list of content keys."})
+    uuids = fields.get("catalog_uuids") or []
+    if not isinstance(uuids, (list, str, dict)):
+        raise Refusal(400, {"detail": "catalog_uuids must be a list of catalog uuids."})
+    catalogs = []
+    for text in uuids:
+        uuid = canonical_uuid(text) if isinstance(text, str) else None
+        if uuid is None:
+            raise Refusal(400, {"detail": f"catalog_uuids: {json.dumps(text, ensure_ascii=False)} is not a uuid."})
+        catalogs.append(uuid)
+    return Filter([key for key in keys if isinstance(key, str)], catalogs)
+
+
+def _fields(content_type: str, body: bytes) -> object:
+    if not body:
+        return {}
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type == JSON_TYPE:
+        return parse_json(body)
+    if media_type == FORM_TYPE:
+        return {
+            _decoded(name.replace(b"+", b" ")): _decoded(value.replace(b"+", b" "))
+            for name, _, value in (piece.partition(b"=") for piece in body.split(b"&"))
+        }
+    if media_type == MULTIPART_TYPE:
+        return _multipart(content_type, body)
+    raise Refusal(415, {"detail": f'Unsupported media type "{content_type}" in request.'})
+
+
+def parse_json(body: bytes) -> Any:
+    """The value of a JSON body; what is wrong with it is said in the words of Python's json module."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(body.decode(), parse_constant=_refuse_constant)
+        except ValueError as error:
+            raise Refusal(400, {"detail": f"JSON parse error - {error}"}) from error
+        except RecursionError as error:
+            raise Refusal(400, {"detail": "JSON parse error - nested too deeply"}) from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"Out of range float values are not JSON compliant: {name!r}")
+
+
+def _multipart(content_type: str, body: bytes) -> dict[str, str]:
+    head = f"Content-Type: {content_type}\r\n\r\n".encode(errors="surrogateescape")
+    message = BytesParser(policy=policy.HTTP).parsebytes(head + body)
+    boundary = message.get_boundary()
+    if not message.is_multipart() or boundary is None:
+        raise Refusal(400, {"detail": f"Multipart form parse error - Invalid boundary in multipart: {boundary}"})
+    fields = {}
+    for part in message.iter_parts():
+        name = part.get_param("name", header="content-disposition")
+        value = part.get_payload(decode=True)
+        if isinstance(name, str) and part.get_filename() is None and isinstance(value, bytes):
+            fields[name] = value.decode(errors="replace")
+    return fields
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
+def negotiate(accept: str | None, format: str | None, formats: tuple[str, ...]) -> None:
+    """Refuses a request that JSON cannot satisfy. `formats` are those that a route is known for; JSON is served."""
+    if format and format not in formats:
+        raise Refusal(404, {"detail": "Not found."})
+    if (format and format != "json") or not accepts_json(accept):
+        raise Refusal(406, {"detail": "Could not satisfy the request Accept header."})
+
+
+def accepts_json(accept: str | None) -> bool:
+    """Whether an Accept header takes JSON, by its media ranges alone; weights only order what all would do."""
+    if not accept:
+        return True
+    ranges = (part.partition(";")[0].strip().lower() for part in accept.split(","))
+    return any(one in ("*/*", "application/*", JSON_TYPE) for one in ranges)

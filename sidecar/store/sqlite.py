@@ -1,0 +1,207 @@
+"""A store in one SQLite file: the embedded default, and the sidecar's disk copy. For processes of one host.
+
+sqlite3's exceptions stop in this file. The file is in WAL mode: one process writes while others read. Each operation
+first looks whether the path still leads to the file that is open. If not, a read opens the new file, and the next
+write fails: what was written before it lies in the old file, so that a publisher has to begin again.
+"""
+
+import asyncio
+import os
+import re
+import sqlite3
+from collections.abc import AsyncIterator, Collection, Iterable, Set
+from contextlib import asynccontextmanager, suppress
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import aiosqlite
+
+from sidecar.contract.objects import Sealed
+from sidecar.errors import StoreError
+from sidecar.store import Pointer, check_epoch, check_move
+
+POLL_S: Final = 0.1
+BUSY_TIMEOUT_S: Final = 10.0
+BATCH: Final = 500
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS objects (digest BLOB PRIMARY KEY, data BLOB NOT NULL, unreferenced_ms INTEGER);
+CREATE INDEX IF NOT EXISTS objects_unreferenced ON objects (unreferenced_ms) WHERE unreferenced_ms IS NOT NULL;
+CREATE TABLE IF NOT EXISTS pointer (
+    only INTEGER PRIMARY KEY CHECK (only = 1), epoch INTEGER NOT NULL, generation INTEGER NOT NULL, digest BLOB NOT NULL
+);
+"""
+_NETWORK_FILE_SYSTEMS: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "ncpfs", "afs", "coda", "ceph", "glusterfs", "lustre", "gpfs"}
+    | {"beegfs", "orangefs", "fuse.sshfs", "fuse.s3fs", "fuse.glusterfs", "fuse.ceph", "fuse.rclone"}
+)
+
+
+def network_file_system(path: Path, mounts: str) -> str | None:
+    """The type of the file system of an absolute path if that is a network one, judged by the text of /proc/mounts."""
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        _, escaped, fs, *_ = line.split(" ")
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), escaped)
+        if len(point) >= len(best) and path.is_relative_to(point):
+            best, kind = point, fs
+    return kind if kind in _NETWORK_FILE_SYSTEMS else None
+
+
+class SqliteStore:
+    """Implements Store over one file. Opened lazily, and again after a failure or when the file is another one."""
+
+    def __init__(self, path: Path, *, writable: bool) -> None:
+        """A store that is not writable never creates the file: it is unreachable until a writer has made it."""
+        self._path = path.absolute()
+        self._writable = writable
+        self._connection: aiosqlite.Connection | None = None
+        self._file: os.stat_result | None = None
+        self._lost = False
+        self._lock = asyncio.Lock()
+
+    async def get(self, digests: Collection[bytes]) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        async with self._reached() as connection:
+            for batch in _batches(digests):
+                sql = f"SELECT digest, data FROM objects WHERE digest IN ({','.join('?' * len(batch))})"
+                found.update(await connection.execute_fetchall(sql, batch))  # type: ignore[arg-type]
+        return found
+
+    async def put(self, objects: Iterable[Sealed]) -> None:
+        sql = (
+            "INSERT INTO objects (digest, data) VALUES (?, ?) "
+            "ON CONFLICT (digest) DO UPDATE SET data = excluded.data, unreferenced_ms = NULL"
+        )
+        async with self._transaction() as connection:
+            await connection.executemany(sql, objects)
+
+    async def pointer(self) -> Pointer | None:
+        async with self._reached() as connection:
+            return await _pointer(connection)
+
+    async def move(self, pointer: Pointer) -> None:
+        async with self._transaction() as connection:
+            if check_move(await _pointer(connection), pointer):
+                # What makes the generation visible: everything that it needs was committed before.
+                await connection.execute(
+                    "INSERT OR REPLACE INTO pointer (only, epoch, generation, digest) VALUES (1, ?, ?, ?)", pointer
+                )
+
+    async def changed(self, known: Pointer | None, timeout_s: float) -> Pointer | None:
+        # The row itself is read, and not PRAGMA data_version: that one does not see what this connection commits.
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            pointer = await self.pointer()
+            left_s = deadline - asyncio.get_running_loop().time()
+            if pointer != known or left_s <= 0:
+                return pointer
+            await asyncio.sleep(min(POLL_S, left_s))
+
+    async def sweep(self, live: Set[bytes], *, epoch: int, now_ms: int, grace_ms: int) -> int:
+        async with self._transaction() as connection:
+            check_epoch(await _pointer(connection), epoch)
+            await connection.execute("CREATE TEMP TABLE IF NOT EXISTS live (digest BLOB PRIMARY KEY) WITHOUT ROWID")
+            await connection.execute("DELETE FROM live")
+            await connection.executemany("INSERT INTO live VALUES (?)", ((d,) for d in live))
+            await connection.execute(
+                "UPDATE objects SET unreferenced_ms = NULL WHERE unreferenced_ms IS NOT NULL AND digest IN live"
+            )
+            await connection.execute(
+                "UPDATE objects SET unreferenced_ms = ? WHERE unreferenced_ms IS NULL AND digest NOT IN live", (now_ms,)
+            )
+        swept = 0
+        while True:
+            async with self._transaction() as connection:
+                check_epoch(await _pointer(connection), epoch)
+                cursor = await connection.execute(
+                    "DELETE FROM objects "
+                    "WHERE digest IN (SELECT digest FROM objects WHERE unreferenced_ms <= ? LIMIT ?)",
+                    (now_ms - grace_ms, BATCH),
+                )
+                swept += cursor.rowcount
+            if cursor.rowcount < BATCH:
+                return swept
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                await connection.close()
+
+    @asynccontextmanager
+    async def _reached(self, *, writing: bool = False) -> AsyncIterator[aiosqlite.Connection]:
+        async with self._lock:
+            try:
+                if self._connection is not None and self._replaced():
+                    self._lost = True
+                    await self.close()
+                if writing and self._lost:
+                    self._lost = False
+                    raise StoreError(f"sqlite store {self._path}: the file was deleted or replaced; begin again")
+                yield await self._open()
+            except (sqlite3.Error, OSError) as error:
+                await self.close()
+                raise StoreError(f"sqlite store {self._path}: {error}") from error
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[aiosqlite.Connection]:
+        async with self._reached(writing=True) as connection:
+            try:
+                # Inside: whoever is cancelled while this waits for another process's lock must not keep it afterwards.
+                await connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                await connection.commit()
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    await connection.rollback()
+                raise
+
+    async def _open(self) -> aiosqlite.Connection:
+        if self._connection is None:
+            connection = await self._connect()
+            try:
+                if self._writable:
+                    await connection.execute("PRAGMA journal_mode = WAL")
+                    await connection.execute("PRAGMA synchronous = NORMAL")
+                    await connection.executescript(_SCHEMA)
+                self._file = self._path.stat()
+            except BaseException:
+                await connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    async def _connect(self) -> aiosqlite.Connection:
+        if kind := network_file_system(self._path.resolve(), _mounts()):
+            raise StoreError(f"sqlite store {self._path} is on a network file system ({kind}); use a local one")
+        if self._writable:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        uri = f"{self._path.as_uri()}?mode={'rwc' if self._writable else 'ro'}"
+        return await aiosqlite.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S)
+
+    def _replaced(self) -> bool:
+        try:
+            return self._file is None or not os.path.samestat(self._path.stat(), self._file)
+        except OSError:
+            return True
+
+
+def _mounts() -> str:
+    """The text of /proc/mounts, empty where there is none."""
+    try:
+        return Path("/proc/mounts").read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return ""
+
+
+async def _pointer(connection: aiosqlite.Connection) -> Pointer | None:
+    rows = list(await connection.execute_fetchall("SELECT epoch, generation, digest FROM pointer"))
+    return Pointer(*rows[0]) if rows else None
+
+
+def _batches(digests: Collection[bytes]) -> Iterable[list[bytes]]:
+    remaining = iter(digests)
+    while batch := list(islice(remaining, BATCH)):
+        yield batch

@@ -1,0 +1,180 @@
+"""Reading an object: memory, then local disk, then the store. What every reader of objects goes through.
+
+An object is believed once its bytes hash to its digest and follow the contract, wherever they came from. One that is
+corrupt on disk is taken for missing, and is overwritten with what the store has. However many ask for an object that is
+not in memory, it is fetched once.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar
+
+from sidecar.contract.objects import Sealed, digest_of
+from sidecar.contract.records import Record, Reference, open_record
+from sidecar.disk import Disk
+from sidecar.errors import CatalogError, ContractError, ObjectMissing, StoreError, WrongDigest
+from sidecar.memory import Memory
+from sidecar.metrics import Metrics
+from sidecar.store import Store
+
+STORE_DEADLINE_S: Final = 10.0
+BATCH: Final = 256
+# Opening takes some 20 to 300 µs for each object; from here on a thread does it.
+INLINE: Final = 8
+
+T = TypeVar("T")
+Landed = Mapping[Reference, Record | CatalogError]
+
+
+class Tiers:
+    """The three tiers. `busy` holds the flights and writes that are under way between them."""
+
+    def __init__(self, memory: Memory, disk: Disk, store: Store, metrics: Metrics) -> None:
+        self.memory = memory
+        self._disk = disk
+        self._store = store
+        self._metrics = metrics
+        self._flights: dict[Reference, asyncio.Task[Landed]] = {}
+        self.busy: set[asyncio.Task[object]] = set()
+
+    async def read(self, references: Iterable[Reference], *, keep: bool = True) -> dict[bytes, Record]:
+        """The records of all of these references. `keep`: also in memory, for whoever asks next.
+
+        Raises ObjectMissing if no tier has one, ContractError if none has it whole, StoreError if the store had to be
+        asked and could not be.
+        """
+        wanted = list(dict.fromkeys(references))
+        records = self._from_memory(wanted)
+        absent = [reference for reference in wanted if reference[1] not in records]
+        for first in range(0, len(absent), BATCH):
+            records.update(await self._from_below(absent[first : first + BATCH], keep))
+        return records
+
+    async def copy_to_disk(self, digests: Sequence[bytes]) -> bool:
+        """Whether the disk has these objects now, after those that it lacked were fetched from the store."""
+        present = await self._disk.get(digests)
+        absent = [digest for digest in digests if digest not in present]
+        if not absent:
+            return True
+        data = await self._from_store(absent)
+        for digest in absent:
+            if digest not in data:
+                raise ObjectMissing(f"object {digest.hex()} is in no tier")
+            if digest_of(data[digest]) != digest:
+                self._metrics.corrupt.labels("store").inc()
+                raise WrongDigest(f"object {digest.hex()}: the store's {len(data[digest])} bytes hash otherwise")
+        return await self._disk.put([Sealed(digest, data[digest]) for digest in absent])
+
+    async def close(self) -> None:
+        """Ends all flights; whoever waits for one is cancelled with it."""
+        for task in self.busy:
+            task.cancel()
+        await asyncio.gather(*self.busy, return_exceptions=True)
+
+    def _from_memory(self, references: Iterable[Reference]) -> dict[bytes, Record]:
+        found, misses = {}, 0
+        for reference in references:
+            record = self.memory.get(reference)
+            if record is None:
+                misses += 1
+            else:
+                found[reference[1]] = record
+        self._count("memory", len(found), misses)
+        return found
+
+    async def _from_below(self, references: list[Reference], keep: bool) -> dict[bytes, Record]:
+        grounded = [reference for reference in references if reference not in self._flights]
+        if grounded:
+            flight = self._start(self._fly(grounded, keep))
+            self._flights.update(dict.fromkeys(grounded, flight))
+        flights = {reference: self._flights[reference] for reference in references}
+        records = {}
+        for reference, flight in flights.items():
+            # Shielded: the others who wait for this flight must not lose it when one of them gives up.
+            landed = (await asyncio.shield(flight))[reference]
+            if isinstance(landed, CatalogError):
+                raise landed
+            records[reference[1]] = landed
+        return records
+
+    async def _fly(self, references: list[Reference], keep: bool) -> Landed:
+        try:
+            landed = await self._load(references)
+        finally:
+            for reference in references:
+                del self._flights[reference]
+        if keep:
+            for reference, record in landed.items():
+                if not isinstance(record, CatalogError):
+                    self.memory.put(reference, record)
+        return landed
+
+    async def _load(self, references: list[Reference]) -> Landed:
+        landed = await self._open("disk", references, await self._disk.get([digest for _, digest in references]))
+        absent = [reference for reference in references if isinstance(landed[reference], CatalogError)]
+        if not absent:
+            return landed
+        try:
+            data = await self._from_store([digest for _, digest in absent])
+        except StoreError as error:
+            return {**landed, **dict.fromkeys(absent, error)}
+        fetched = await self._open("store", absent, data)
+        sound = [ref[1] for ref, record in fetched.items() if not isinstance(record, CatalogError)]
+        if sound:
+            # Not waited for: a slow disk must not delay whoever asked.
+            _ = self._start(self._disk.put([Sealed(digest, data[digest]) for digest in sound]))
+        return {**landed, **fetched}
+
+    async def _open(self, tier: str, references: list[Reference], data: Mapping[bytes, bytes]) -> Landed:
+        self._count(tier, len(data), len(references) - len(data))
+        if len(data) > INLINE:
+            landed = await asyncio.to_thread(_open_all, references, data)
+        else:
+            landed = _open_all(references, data)
+        corrupt = sum(isinstance(record, ContractError) for record in landed.values())
+        if corrupt:
+            self._metrics.corrupt.labels(tier).inc(corrupt)
+        return landed
+
+    async def _from_store(self, digests: Collection[bytes]) -> dict[bytes, bytes]:
+        async with store_deadline(self._metrics):
+            return await self._store.get(digests)
+
+    def _count(self, tier: str, hits: int, misses: int) -> None:
+        self._metrics.tier_reads.labels(tier, "hit").inc(hits)
+        self._metrics.tier_reads.labels(tier, "miss").inc(misses)
+
+    def _start(self, work: Awaitable[T]) -> "asyncio.Task[T]":
+        task = asyncio.ensure_future(work)
+        assert isinstance(task, asyncio.Task)
+        self.busy.add(task)
+        task.add_done_callback(self.busy.discard)
+        return task
+
+
+@asynccontextmanager
+async def store_deadline(metrics: Metrics, deadline_s: float = STORE_DEADLINE_S) -> AsyncIterator[None]:
+    """Turns a store that does not answer in time into StoreError, and counts that and every other StoreError."""
+    try:
+        async with asyncio.timeout(deadline_s):
+            yield
+    except TimeoutError as error:
+        metrics.store_errors.inc()
+        raise StoreError(f"the store gave no answer within {deadline_s:g} s") from error
+    except StoreError:
+        metrics.store_errors.inc()
+        raise
+
+
+def _open_all(references: Iterable[Reference], data: Mapping[bytes, bytes]) -> dict[Reference, Record | CatalogError]:
+    landed: dict[Reference, Record | CatalogError] = {}
+    for kind, digest in references:
+        if digest not in data:
+            landed[kind, digest] = ObjectMissing(f"object {digest.hex()} is in no tier")
+            continue
+        try:
+            landed[kind, digest] = open_record(digest, data[digest], kind)
+        except ContractError as error:
+            landed[kind, digest] = error
+    return landed

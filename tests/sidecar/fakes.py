@@ -1,0 +1,79 @@
+"""The outside world as tests of the sidecar pass it in: a clock that stands still, and stores that fail on demand."""
+
+import asyncio
+from collections.abc import Collection, Iterable, Set
+
+from sidecar.contract.objects import Sealed
+from sidecar.errors import StoreError
+from sidecar.store import Pointer
+from sidecar.store.memory import MemoryStore
+from tests.trees import PULLED_MS
+
+
+class FakeClock:
+    """Implements Clock. Time passes when the test says so; whoever sleeps waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.ms = PULLED_MS
+        self.sleeping: asyncio.Queue[tuple[float, asyncio.Future[None]]] = asyncio.Queue()
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    def monotonic(self) -> float:
+        return self.ms / 1000
+
+    async def sleep(self, seconds: float) -> None:
+        woken = asyncio.get_running_loop().create_future()
+        await self.sleeping.put((seconds, woken))
+        await woken
+
+    async def wake(self) -> float:
+        """Waits until somebody sleeps, lets them go, and returns for how long they meant to."""
+        seconds, woken = await self.sleeping.get()
+        self.ms += int(seconds * 1000)
+        woken.set_result(None)
+        return seconds
+
+
+class FlakyStore(MemoryStore):
+    """A store that can be `down`, and that counts what is asked of it; `gate` holds reads back until it is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = False
+        self.asked: list[bytes] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.waiting = asyncio.Event()
+
+    async def get(self, digests: Collection[bytes]) -> dict[bytes, bytes]:
+        self._check()
+        self.asked += digests
+        self.waiting.set()
+        await self.gate.wait()
+        return await super().get(digests)
+
+    async def put(self, objects: Iterable[Sealed]) -> None:
+        self._check()
+        await super().put(objects)
+
+    async def pointer(self) -> Pointer | None:
+        self._check()
+        return await super().pointer()
+
+    async def move(self, pointer: Pointer) -> None:
+        self._check()
+        await super().move(pointer)
+
+    async def changed(self, known: Pointer | None, timeout_s: float) -> Pointer | None:
+        self._check()
+        return await super().changed(known, timeout_s)
+
+    async def sweep(self, live: Set[bytes], *, epoch: int, now_ms: int, grace_ms: int) -> int:
+        self._check()
+        return await super().sweep(live, epoch=epoch, now_ms=now_ms, grace_ms=grace_ms)
+
+    def _check(self) -> None:
+        if self.down:
+            raise StoreError("connection refused")

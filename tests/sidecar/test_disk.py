@@ -1,0 +1,98 @@
+"""The disk copy fails without taking anything with it, and mends itself."""
+
+from pathlib import Path
+
+from sidecar.contract.objects import Sealed, digest_of
+from sidecar.disk import Disk
+from sidecar.errors import StoreError
+from sidecar.metrics import Metrics
+from sidecar.store import Pointer
+from tests.sidecar.fakes import FlakyStore
+
+OBJECT = Sealed(digest_of(b"something"), b"something")
+OTHER = Sealed(digest_of(b"other"), b"other")
+
+
+def errors(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("catalog_sidecar_disk_errors_total")
+
+
+async def test_what_is_put_can_be_read_and_the_sweep_leaves_what_is_live(tmp_path: Path) -> None:
+    disk = Disk(tmp_path / "new" / "disk.db", Metrics())
+    assert await disk.pointer() is None
+    assert await disk.put([OBJECT, OTHER])
+    assert await disk.publish(Pointer(1, 1, OBJECT.digest), {OBJECT.digest}, now_ms=1)
+    assert await disk.get([OBJECT.digest, OTHER.digest]) == {OBJECT.digest: OBJECT.data}
+    assert await disk.pointer() == Pointer(1, 1, OBJECT.digest)
+    assert disk.status.state == "ok"
+    await disk.close()
+
+
+async def test_a_file_that_is_no_database_is_set_aside_and_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "disk.db"
+    path.write_bytes(b"this is no database, and long enough to be seen as none" * 100)
+    metrics = Metrics()
+    disk = Disk(path, metrics)
+    assert await disk.get([OBJECT.digest]) == {}
+    assert (tmp_path / "disk.db.corrupt").exists()
+    assert disk.status.state == "failing"
+    assert await disk.put([OBJECT])
+    assert disk.status.state == "ok"
+    assert await disk.get([OBJECT.digest]) == {OBJECT.digest: OBJECT.data}
+    assert (errors(metrics), disk.resets) == (1, 1)
+    await disk.close()
+
+
+async def test_a_file_that_cannot_be_opened_is_told_and_nothing_is_raised(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    metrics = Metrics()
+    disk = Disk(tmp_path / "file" / "disk.db", metrics)
+    assert await disk.pointer() is None
+    assert await disk.get([OBJECT.digest]) == {}
+    assert not await disk.put([OBJECT])
+    assert not await disk.publish(Pointer(1, 1, OBJECT.digest), set(), now_ms=1)
+    assert disk.status.state == "failing"
+    assert disk.status.error
+    assert errors(metrics) == 4
+    await disk.close()
+
+
+async def test_a_file_that_somebody_removed_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "disk.db"
+    disk = Disk(path, Metrics())
+    await disk.publish(Pointer(1, 1, OBJECT.digest), set(), now_ms=1)
+    path.unlink()
+    assert await disk.pointer() is None
+    assert disk.resets == 1
+    assert await disk.put([OBJECT])
+    assert path.exists()
+    await disk.close()
+
+
+async def test_a_file_that_claims_a_higher_generation_than_is_served_is_set_aside(tmp_path: Path) -> None:
+    disk = Disk(tmp_path / "disk.db", Metrics())
+    await disk.publish(Pointer(9, 9, OBJECT.digest), set(), now_ms=1)
+    lower = Pointer(1, 1, OBJECT.digest)
+    assert not await disk.publish(lower, set(), now_ms=1)
+    assert await disk.publish(lower, set(), now_ms=1)
+    assert await disk.pointer() == lower
+    await disk.close()
+
+
+async def test_trouble_ends_when_an_operation_passes() -> None:
+    store = FlakyStore()
+    disk = Disk(Path("disk.db"), Metrics(), lambda _: store)
+    store.down = True
+    assert await disk.get([OBJECT.digest]) == {}
+    assert (disk.status.state, disk.status.error) == ("failing", str(StoreError("connection refused")))
+    store.down = False
+    assert await disk.get([OBJECT.digest]) == {}
+    assert (disk.status.state, disk.status.error) == ("ok", None)
+
+
+async def test_no_path_means_no_tier() -> None:
+    disk = Disk(None, Metrics())
+    assert await disk.pointer() is None
+    assert await disk.get([OBJECT.digest]) == {}
+    assert not await disk.put([OBJECT])
+    assert disk.status.state == "off"
