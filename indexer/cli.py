@@ -6,6 +6,7 @@
 import asyncio
 import getpass
 import json
+import logging
 import os
 import signal
 import sys
@@ -74,7 +75,7 @@ def serve(config: Path | None, adopt: bool) -> None:
         role, metrics = Role(), Metrics()
         indexer = settings.indexer
         runner = web.AppRunner(make_app(parts, role, metrics), access_log=None)
-        async with listening(runner, indexer.host, indexer.port, ""):
+        async with listening(runner, indexer.host, indexer.port, section="indexer"):
             await serve_for_ever(parts, role, metrics, adopt=adopt)
 
     _until_stopped(settings, run)
@@ -291,7 +292,10 @@ def _until_stopped(settings: Settings, work: Callable[[Parts], Awaitable[None]])
 
 
 async def _build(parts: Parts, query: str | None, adopt: bool) -> building.Built:
-    with click.progressbar(length=0, label="pulling", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+    terminal = sys.stderr.isatty()
+    if terminal and parts.settings.log.level == "info":
+        logging.getLogger().setLevel(logging.WARNING)  # The bar says the same.
+    with click.progressbar(length=0, label="pulling", file=sys.stderr, hidden=not terminal) as bar:
 
         def progress(target: Target | None, of: int) -> None:
             if bar.length:

@@ -13,7 +13,7 @@ import orjson
 
 from indexer.documents import Item, without_restricted
 from indexer.render import render
-from indexer.source import Pulled
+from indexer.source import Pulled, SourceError
 from sidecar.contract.objects import Sealed
 from sidecar.contract.records import Bitmap
 from sidecar.contract.words import ContentType
@@ -81,7 +81,10 @@ def mentioned(pulled: Pulled) -> set[str]:
 
 
 def ingest(pulled: Pulled, known: Known, now_ms: int) -> Ingested:
-    """What the registry has to change so that it says what was pulled. `known` has every mentioned key that it has."""
+    """What the registry has to change so that it says what was pulled. `known` has every mentioned key that it has.
+
+    Raises SourceError if a key is of two types: a run whose parent is no course would spoil the whole generation.
+    """
     merge = _Merge(known, sorted(mentioned(pulled) - known.facts.keys()), now_ms)
     for item in pulled.members:
         merge.plain(item)
@@ -120,17 +123,13 @@ class _Merge:
     def plain(self, item: Item) -> None:
         """An item as everybody sees it: restricted runs neither appear in it nor are said to be gone."""
         facts = self._learn(item)
-        for key in self._runs.get(facts.ordinal, set()) - {run.key for run in item.runs}:
-            if item.type is ContentType.COURSE and not self.facts[key].restricted:
-                self.facts[key] = replace(self.facts[key], active=False)
+        self._end_unlisted(facts, item, restricted=False)
         self._keep(facts, PLAIN, item)
 
     def shown(self, item: Item) -> None:
         """An item of a search that shows restricted runs: what it does not list is gone, restricted or not."""
         facts = self._learn(item)
-        for key in self._runs.get(facts.ordinal, set()) - {run.key for run in item.runs}:
-            if item.type is ContentType.COURSE:
-                self.facts[key] = replace(self.facts[key], active=False)
+        self._end_unlisted(facts, item, restricted=True)
         if not any(run.restricted for run in item.runs):
             self._keep(facts, PLAIN, item)
             if self.documents.pop((facts.ordinal, SHOWN), None) is not None:
@@ -147,7 +146,7 @@ class _Merge:
     def _learn(self, item: Item) -> Facts:
         parent = None if item.parent is None else self._know(item.parent, ContentType.COURSE)
         have = self._know(item.key, item.type)
-        facts = replace(have, type=item.type, uuid=item.uuid or have.uuid)
+        facts = replace(have, uuid=item.uuid or have.uuid)
         if item.type is ContentType.COURSE_RUN:
             facts = replace(facts, restricted=item.restricted, parent=have.parent if parent is None else parent.ordinal)
         self.facts[item.key] = facts
@@ -155,7 +154,6 @@ class _Merge:
             known = self._know(run.key, ContentType.COURSE_RUN)
             self.facts[run.key] = replace(
                 known,
-                type=ContentType.COURSE_RUN,
                 parent=facts.ordinal,
                 uuid=run.uuid or known.uuid,
                 restricted=run.restricted,
@@ -167,7 +165,17 @@ class _Merge:
         facts = self.facts.get(key)
         if facts is None:
             facts = self.facts[key] = Facts(self._fresh[key], key, kind)
+        if facts.type is not kind:
+            names = [k.name.lower().replace("_", " ") for k in (facts.type, kind)]
+            raise SourceError(f"{key!r} is a {names[0]}, and the source speaks of it as a {names[1]}")
         return facts
+
+    def _end_unlisted(self, course: Facts, item: Item, *, restricted: bool) -> None:
+        for key in self._runs.get(course.ordinal, set()) - {run.key for run in item.runs}:
+            run = self.facts[key]
+            # A run that this pull has found below another course is that one's by now.
+            if run.parent == course.ordinal and (restricted or not run.restricted):
+                self.facts[key] = replace(run, active=False)
 
     def _keep(self, facts: Facts, variant: int, item: Item) -> None:
         digest = blake2b(item.text, digest_size=32).digest()

@@ -4,10 +4,13 @@ A filter has at most one job and one pull under way. Jobs are worked out anew wh
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import structlog
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.date import DateTrigger
 
@@ -44,14 +47,21 @@ class Jobs:
         self._slots = asyncio.Semaphore(parts.settings.indexer.pulls)
         self._pulling: set[str] = set()
         self._not_before_ms: dict[str, int] = {}
+        self._no_details_before_ms = 0
         self._scheduled: dict[str, int] = {}
         self._scheduler = AsyncIOScheduler(timezone=UTC)
 
     def start(self) -> None:
         """Begins to run jobs as they become due."""
+        logging.getLogger("apscheduler").setLevel(logging.WARNING)
         self._scheduler.start()
         self._scheduler.add_job(
-            self._details, "interval", seconds=DETAILS_EVERY_S, id="customers", next_run_time=datetime.now(UTC)
+            self._details,
+            "interval",
+            seconds=DETAILS_EVERY_S,
+            id="customers",
+            next_run_time=datetime.now(UTC),
+            misfire_grace_time=None,
         )
 
     def stop(self) -> None:
@@ -63,19 +73,24 @@ class Jobs:
         async with self._parts.registry.read() as connection:
             targets = {t.hash: t for t in await pulls.targets(connection)}
         for hash_ in self._scheduled.keys() - targets.keys():
-            self._scheduler.remove_job(hash_)
             del self._scheduled[hash_]
+            with suppress(JobLookupError):  # It may be about to begin.
+                self._scheduler.remove_job(hash_)
+        for hash_ in self._not_before_ms.keys() - targets.keys():
+            del self._not_before_ms[hash_]
         for hash_, target in targets.items():
             if hash_ not in self._pulling:
                 self._schedule(target)
-        self._scheduler.modify_job("customers", next_run_time=datetime.now(UTC))
+        # While they are asked for, and while some fail, the interval alone says when they are asked for again.
+        if self._parts.clock.now_ms() >= self._no_details_before_ms:
+            self._scheduler.modify_job("customers", next_run_time=datetime.now(UTC))
 
     def _schedule(self, target: Target) -> None:
         now_ms = self._parts.clock.now_ms()
         due_ms = max(
             now_ms,
             due_at_ms(target, self._parts.settings.indexer.refresh_s, now_ms),
-            self._not_before_ms.pop(target.hash, 0),
+            self._not_before_ms.get(target.hash, 0),
         )
         if self._scheduled.get(target.hash) == due_ms:
             return
@@ -94,24 +109,33 @@ class Jobs:
         if target.hash in self._pulling:
             return
         self._pulling.add(target.hash)
+        ended = False
         try:
             async with self._slots:
                 reason = "created" if target.state is PullState.DUE else "due"
                 await self._pipeline.pull(target, reason, self._epoch)
+            ended = True
         except (StoreError, RegistryError) as error:
             log.warning("pull given up for now", query=target.hash, reason=str(error))
-            self._not_before_ms[target.hash] = self._parts.clock.now_ms() + FIRST_RETRY_S * 1000
         except CatalogError as error:
             self._failed(error)
         finally:
             self._pulling.discard(target.hash)
+            if ended:
+                self._not_before_ms.pop(target.hash, None)
+            else:  # The registry knows of no failure: whatever it was, it is not repeated at once.
+                self._not_before_ms[target.hash] = self._parts.clock.now_ms() + FIRST_RETRY_S * 1000
             self._changed()
 
     async def _details(self) -> None:
-        older_than_ms = self._parts.clock.now_ms() - self._parts.settings.indexer.refresh_s * 1000
+        now_ms = self._parts.clock.now_ms()
+        self._no_details_before_ms = now_ms + DETAILS_EVERY_S * 1000
         try:
-            await self._pipeline.details(self._epoch, older_than_ms)
+            failed = await self._pipeline.details(self._epoch, now_ms - self._parts.settings.indexer.refresh_s * 1000)
         except (StoreError, RegistryError) as error:
             log.warning("customer details given up for now", reason=str(error))
         except CatalogError as error:
             self._failed(error)
+        else:
+            if not failed:
+                self._no_details_before_ms = 0

@@ -76,7 +76,7 @@ class CustomerRow:
 
 @dataclass(slots=True)
 class Changes:
-    """What a refresh brought. `content` has the ordinals whose facts or documents changed, and their courses."""
+    """What a refresh brought. `content` has the ordinals whose facts or documents changed, their courses and old ones."""
 
     content: BitMap = field(default_factory=BitMap)
     hashes: set[bytes] = field(default_factory=set)
@@ -110,13 +110,14 @@ class Mirror:
     async def refresh(self, connection: AsyncConnection) -> Changes:
         """Takes over everything that is newer, from one state of the registry."""
         since, changes = self.clock, Changes()
-        self.clock = await generations.clock(connection)
-        if self.clock == since:
+        clock = await generations.clock(connection)
+        if clock == since:
             return changes
         await self._content(connection, since, changes)
         await self._queries(connection, since, changes)
         await self._catalogs(connection, since, changes)
         await self._customers(connection, since, changes)
+        self.clock = clock  # Last: whoever fails on the way begins again from where this mirror was whole.
         return changes
 
     def everything(self) -> Changes:
@@ -143,10 +144,8 @@ class Mirror:
         for r in await connection.execute(newer):
             if r.ordinal == len(self.keys):
                 self._append(r)
+            changes.content.update(o for o in (r.ordinal, r.parent, self.parents[r.ordinal]) if o is not None)
             self._learn(r)
-            changes.content.add(r.ordinal)
-            if r.parent is not None:
-                changes.content.add(r.parent)
         shown = sa.select(document.c.ordinal).where(document.c.clock > since, document.c.variant == SHOWN)
         changes.content.update(r.ordinal for r in await connection.execute(shown))
 

@@ -40,13 +40,13 @@ class Pipeline:
             task = await pulls.start(connection, target.hash, reason, self._clock.now_ms())
         try:
             pulled = await self._source.pull(json.loads(target.content_filter))
+            for warning in pulled.warnings:
+                log.warning("content filter", query=target.hash, title=target.title, warning=warning)
+            async with self._accepting:
+                await self._accept(task, target, pulled, epoch)
         except SourceError as error:
             await self._fail(task, target, error, epoch)
             return False
-        for warning in pulled.warnings:
-            log.warning("content filter", query=target.hash, title=target.title, warning=warning)
-        async with self._accepting:
-            await self._accept(task, target, pulled, epoch)
         self._accepted()
         return True
 
@@ -65,7 +65,7 @@ class Pipeline:
                 continue
             async with self._registry.write(epoch) as tx:
                 await pulls.put_customer(tx, uuid, details, modified_ms)
-        if due:
+        if len(due) > failed:
             self._accepted()
         return failed
 
@@ -94,4 +94,4 @@ def _milliseconds(text: str) -> int:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise SourceError(f"a customer's `modified` is {text!r}, and not an ISO 8601 time") from error
-    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    return max(0, round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000))

@@ -88,18 +88,25 @@ class Publisher:
 
     async def sweep(self, epoch: int, keep: int) -> int:
         """Deletes objects that none of the last `keep` generations has needed for an hour; how many that was."""
+        # Whatever was uploaded long ago, for a pull that was then given up, may be gone in a moment: from here on it is
+        # written again.
+        self._uploaded.clear()
         async with self._registry.read() as connection:
-            known = await generations.latest(connection, keep)
-        roots = [g.digest for g in known if g.moved]
-        live = await tree.references(self._store, roots) | self._references
-        swept = await self._store.sweep(live, epoch=epoch, now_ms=self._clock.now_ms(), grace_ms=SWEEP_GRACE_MS)
-        if swept:
-            self._uploaded.clear()
-        return swept
+            known = await generations.latest(connection, keep, moved=True)
+        live = set(self._references)
+        for generation in known:
+            try:
+                live |= await tree.references(self._store, generation.digest, live)
+            except (ContractError, ObjectMissing):
+                # The store was emptied since: there is nothing whole to keep.
+                continue
+        return await self._store.sweep(live, epoch=epoch, now_ms=self._clock.now_ms(), grace_ms=SWEEP_GRACE_MS)
 
     async def _commit(self, epoch: int) -> Generation | None:
         await self.check()
         pointer = await self._store.pointer()
+        if not self._compiled or pointer != self._pointer:
+            await self._note_moved(pointer)
         async with self._registry.read() as connection:
             changes = await self._mirror.refresh(connection)
             known = await generations.latest(connection)
@@ -121,16 +128,25 @@ class Publisher:
             and pointer is not None
             and last.digest == pointer.digest
             and last.clock == self._mirror.clock
+            and pointer.digest in self._references  # Its tree is there, and was not written again just now.
         ):
             self._shown(pointer)
             return None
         return await self._move(epoch, pointer, last)
 
+    async def _note_moved(self, pointer: Pointer | None) -> None:
+        """Makes up for a move that passed, and whose note did not."""
+        async with self._registry.read() as connection:
+            known = await generations.latest(connection)
+        if pointer is not None and known and not known[0].moved and known[0].digest == pointer.digest:
+            async with self._registry.plain() as connection:
+                await generations.moved(connection, known[0].generation)
+
     async def _already_there(self, pointer: Pointer | None) -> set[bytes]:
         if pointer is None:
             return set()
         try:
-            return await tree.references(self._store, [pointer.digest])
+            return await tree.references(self._store, pointer.digest)
         except (ContractError, ObjectMissing) as error:
             log.warning("the published tree is damaged; everything is written again", reason=str(error))
             return set()

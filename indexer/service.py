@@ -56,8 +56,10 @@ async def _lead_once(parts: Parts, leadership: Leadership, role: Role, metrics: 
         async with asyncio.TaskGroup() as group:
             group.create_task(leadership.keep(epoch))
             group.create_task(_Leader(parts, publisher, epoch, role, metrics).run())
-    except* (Deposed, Fenced, PointerConflict) as lost:
-        for error in lost.exceptions:
+    except* CatalogError as ended:
+        for error in ended.exceptions:
+            if not isinstance(error, Deposed | Fenced | PointerConflict):
+                raise error from None
             log.error("the lead is lost", epoch=epoch, reason=str(error))
     finally:
         role.leading = False
@@ -93,15 +95,16 @@ class _Leader:
 
     async def _publish(self) -> None:
         """Group commit without a timer: what is accepted while one commit runs is published by the next."""
-        seen = -1
+        seen, woken = -1, True
         while True:
+            woken = woken or self._wake.is_set()
             self._wake.clear()
             try:
                 async with self._parts.registry.read() as connection:
                     clock = await generations.clock(connection)
-                if clock != seen or self._wake.is_set():
+                if clock != seen or woken:
                     await self._jobs.reconcile()
-                    seen = clock
+                    seen, woken = clock, False
                 new = await self._publisher.commit(self._epoch)
             except (StoreError, RegistryError) as error:
                 if isinstance(error, Fenced | PointerConflict):
@@ -124,7 +127,7 @@ class _Leader:
             try:
                 swept = await self._publisher.sweep(self._epoch, self._parts.settings.store.keep_generations)
             except (StoreError, RegistryError) as error:
-                if isinstance(error, Fenced):
+                if isinstance(error, Fenced | PointerConflict):
                     raise
                 log.warning("not swept", reason=str(error))
             else:

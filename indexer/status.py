@@ -44,7 +44,7 @@ async def status(registry: Registry, freshness_s: int) -> Status:
     lease = await lead.observe(registry)
     async with registry.read() as connection:
         clock = await generations.clock(connection)
-        latest = await generations.latest(connection)
+        latest = await generations.latest(connection, moved=True)
         targets = await pulls.targets(connection)
     now_ms = registry.time.now_ms()
     queries = tuple(_query(target, now_ms, freshness_s) for target in targets)

@@ -1,6 +1,6 @@
 """Walking the object tree in a store: which objects a generation needs. Every object on the way is verified."""
 
-from collections.abc import Iterable
+from collections.abc import Set
 
 from sidecar.contract.objects import ObjectType
 from sidecar.contract.records import open_record
@@ -11,13 +11,13 @@ LEAVES = frozenset({ObjectType.BITMAP, ObjectType.METADATA, ObjectType.SEGMENT, 
 """Types that refer to nothing, or whose objects need not be opened to know what they refer to."""
 
 
-async def references(store: Store, roots: Iterable[bytes]) -> set[bytes]:
-    """The digests of everything that these roots need, themselves included; what they share is walked once.
+async def references(store: Store, root: bytes, known: Set[bytes] = frozenset()) -> set[bytes]:
+    """The digests of everything that a root needs, itself included, but for what lies below digests that are known.
 
-    Raises ObjectMissing or a ContractError if a tree is not whole down to its leaves, which are not opened.
+    Raises ObjectMissing or a ContractError if the tree is not whole down to its leaves, which are not opened.
     """
     found: set[bytes] = set()
-    layer = [(ObjectType.ROOT, digest) for digest in roots]
+    layer = [(ObjectType.ROOT, root)]
     while layer:
         found.update(digest for _, digest in layer)
         inner = {digest: kind for kind, digest in layer if kind not in LEAVES}
@@ -26,6 +26,6 @@ async def references(store: Store, roots: Iterable[bytes]) -> set[bytes]:
         for digest, kind in inner.items():
             if digest not in objects:
                 raise ObjectMissing(f"{kind.name.lower()} {digest.hex()} is not in the store")
-            layer += [r for r in open_record(digest, objects[digest], kind).references() if r[1] not in found]
-        layer = list(dict.fromkeys(layer))
+            layer += open_record(digest, objects[digest], kind).references()
+        layer = [r for r in dict.fromkeys(layer) if r[1] not in found and r[1] not in known]
     return found

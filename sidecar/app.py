@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -73,9 +72,8 @@ class Sidecar:
         yield
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        # A defect that ended one of them was logged when it happened.
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.tiers.close()
         await self.disk.close()
         await self._store.close()
@@ -92,7 +90,7 @@ async def serve(settings: Settings, store: Store, clock: Clock, stop: asyncio.Ev
         shutdown_timeout=SHUTDOWN_S,
     )
     where = settings.sidecar
-    async with listening(runner, where.host, where.port, where.socket) as bound:
+    async with listening(runner, where.host, where.port, where.socket, section="sidecar") as bound:
         _log.info("listening", host=bound.host, port=bound.port, socket=bound.socket)
         await stop.wait()
         _log.info("stopping")

@@ -56,6 +56,8 @@ class Follower:
         pointer = await self._disk.pointer()
         if pointer is not None:
             await self._take(pointer, "disk")
+            # Whatever is wrong with the disk, the store is asked at once.
+            self._failures = 0
 
     async def step(self) -> None:
         """One look at the store: waits until its pointer changes, or until it is time to try again, and goes there."""

@@ -10,6 +10,7 @@ X-Catalog-Age           whole seconds since the oldest pull that the answer rest
 Retry-After             seconds, where it cannot be told yet (503).
 """
 
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
@@ -169,7 +170,7 @@ class Handler:
         self._restricted = restricted
         self._headers = {"Content-Type": JSON_TYPE, "Allow": route.allow, "Cache-Control": "no-store"}
 
-    async def __call__(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.Response:
         generation: Generation | None = None
         try:
             _negotiate(request, self._route.formats)
@@ -197,7 +198,9 @@ class Handler:
             headers["X-Catalog-Generation"] = str(generation.pointer.generation)
         if status == 503:
             headers["Retry-After"] = str(RETRY_AFTER_S)
-        return web.Response(status=status, body=orjson.dumps(body), headers=headers)
+        # Not orjson: a refusal may quote halves of surrogate pairs, which orjson does not write.
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+        return web.Response(status=status, body=text.encode(errors="replace"), headers=headers)
 
 
 async def redirect(request: web.Request) -> web.Response:
@@ -214,7 +217,7 @@ def containment_routes(current: Current, clock: Clock) -> list[web.RouteDef]:
         # The paths are spelled out for each version: aiohttp finds a route by its fixed beginning.
         for prefix, restricted in (("/api/v1", False), ("/api/v2", True)):
             path = prefix + route.path.replace("{uuid}", "{uuid:[^/.]+}")
-            definitions.append(web.route("*", path, Handler(route, current, clock, restricted=restricted)))
+            definitions.append(web.route("*", path, Handler(route, current, clock, restricted=restricted).answer))
             definitions.append(web.route("*", path.removesuffix("/"), redirect))
     return definitions
 

@@ -27,7 +27,7 @@ class StoreStatus:
 
 @dataclass(slots=True)
 class DiskStatus:
-    """Whether the disk copy works, and which pair of (epoch, generation) it holds in full."""
+    """Whether the disk copy works; `off` if none is configured."""
 
     state: Literal["ok", "failing", "off"]
     error: str | None = None

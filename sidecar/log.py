@@ -9,6 +9,8 @@ from structlog.typing import Processor
 
 from sidecar.settings import LogSettings
 
+# They tell every step, some with the data that pass through them.
+_TALKATIVE: Final = ("aiosqlite", "alembic", "apscheduler", "asyncio", "sqlalchemy")
 _SHARED: Final[tuple[Processor, ...]] = (
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
@@ -41,3 +43,5 @@ def configure(settings: LogSettings) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.level.upper())
+    for library in _TALKATIVE:
+        logging.getLogger(library).setLevel(logging.WARNING)

@@ -8,8 +8,10 @@ import json
 from collections.abc import Collection, Iterable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
+from pyroaring import BitMap
+
 from sidecar.contract.index import Catalog, Content, Index, Query
-from sidecar.contract.words import ContentType, PullState
+from sidecar.contract.words import PullState
 from sidecar.errors import NotPulledYet, UnknownCatalog
 
 T = TypeVar("T")
@@ -60,7 +62,7 @@ def catalogs_containing(index: Index, customer: str, keys: Iterable[str], restri
 def filter_content_items(
     index: Index, customer: str, keys: Iterable[str], catalog_uuids: Collection[str], restricted: bool
 ) -> Answer[list[str]]:
-    """The keys that are members, or courses of member runs, in the order asked; exact keys alone.
+    """The keys that are members, or courses of member runs that were not asked for, in order; exact keys alone.
 
     Of the named catalogs, whoever owns them, or without names of all of the customer's. NotPulledYet if one never was.
     """
@@ -69,12 +71,11 @@ def filter_content_items(
     else:
         chosen = list(index.of_customer.get(customer, ()))
     contents = list(_contents(chosen, restricted))
-    kept = [
-        key
-        for key in dict.fromkeys(keys)
-        if (ordinal := index.dictionary.ordinals.get(key)) is not None and _listed_by_any(index, contents, ordinal)
-    ]
-    return Answer(kept, _oldest_ms(query for query, _ in contents))
+    known = index.dictionary.ordinals
+    asked = {key: ordinal for key in keys if (ordinal := known.get(key)) is not None}
+    ordinals = BitMap(asked.values())
+    kept = BitMap.union(BitMap(), *(_filtered(index, content, ordinals) for _, content in contents))
+    return Answer([key for key, ordinal in asked.items() if ordinal in kept], _oldest_ms(q for q, _ in contents))
 
 
 def _ordinals(index: Index, keys: Iterable[str]) -> list[int]:
@@ -108,10 +109,16 @@ def _contains_any(content: Content, ordinals: Iterable[int]) -> bool:
     return any(ordinal in contained for ordinal in ordinals)
 
 
-def _listed_by_any(index: Index, contents: Iterable[tuple[Query, Content]], ordinal: int) -> bool:
-    # A contained course is a member or the parent of a member run; a contained run may be a mere sibling of neither.
-    is_course = index.dictionary.types[ordinal] == ContentType.COURSE
-    return any(ordinal in (content.contained if is_course else content.members) for _, content in contents)
+def _filtered(index: Index, content: Content, asked: BitMap) -> BitMap:
+    members = content.members
+    kept = members & asked
+    beside = (content.contained & asked) - members
+    if beside:
+        # Today's service drops a course all of whose member runs were asked for beside it, and callers see that.
+        parents = index.dictionary.parents
+        courses = {parents[member] for member in members - asked}
+        kept |= BitMap([ordinal for ordinal in beside if ordinal in courses])
+    return kept
 
 
 def _oldest_ms(queries: Iterable[Query]) -> int | None:

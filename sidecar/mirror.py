@@ -58,7 +58,8 @@ class Mirror:
 
     async def _copy(self, generation: Generation) -> bool:
         held = await self._disk.pointer()
-        if held is None or self._resets != self._disk.resets:
+        if self.copied is None or held != self.copied.pointer or self._resets != self._disk.resets:
+            # Another file, or another writer: nothing is known of what it holds.
             self._live, self._resets = frozenset(), self._disk.resets
         documents = await self._read_documents(generation)
         live = await asyncio.to_thread(_live, generation, documents)

@@ -237,7 +237,7 @@ class SidecarSettings(Section):
     host: str = setting("127.0.0.1", 'Address to listen on; any but a loopback one needs auth.mode = "jwt".', HOST)
     port: int = setting(18160, "Port to listen on.", PORT)
     socket: str = setting("", "Unix socket to listen on as well.", SOCKET_PATH)
-    disk: str = setting("var/sidecar.db", "The local disk copy, which in-process readers open too.", NOT_EMPTY)
+    disk: str = setting("var/sidecar.db", "The local disk copy; empty: none, and a restart needs the store.")
     memory_mb: int = setting(64, "Bound of the objects that are kept in memory.", at_least(1))
     indexer_url: str = setting("http://127.0.0.1:18170", "The indexer's API, which writes are forwarded to.", HTTP_URL)
     poll_ms: int = setting(

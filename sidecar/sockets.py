@@ -28,12 +28,17 @@ class Listening(NamedTuple):
 
 
 @asynccontextmanager
-async def listening(runner: web.AppRunner, host: str, port: int, path: str) -> AsyncIterator[Listening]:
-    """Listens while the body runs; then finishes what is under way, and removes its socket file."""
+async def listening(
+    runner: web.AppRunner, host: str, port: int, path: str = "", *, section: str
+) -> AsyncIterator[Listening]:
+    """Listens while the body runs; then finishes what is under way, and removes its socket file.
+
+    `section` is that of the settings which a refusal names.
+    """
     await runner.setup()
     inode: int | None = None
     try:
-        real_port = await _listen_tcp(runner, host, port)
+        real_port = await _listen_tcp(runner, host, port, section)
         if path:
             inode = await _listen_unix(runner, Path(path))
         yield Listening(host, real_port, path or None)
@@ -43,15 +48,15 @@ async def listening(runner: web.AppRunner, host: str, port: int, path: str) -> A
             _remove(Path(path), inode)
 
 
-async def _listen_tcp(runner: web.AppRunner, host: str, port: int) -> int:
+async def _listen_tcp(runner: web.AppRunner, host: str, port: int, section: str) -> int:
     try:
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise CannotListen(
-                f"{host}:{port} is in use: stop the process that listens there, or set sidecar.port to another one"
+                f"{host}:{port} is in use: stop the process that listens there, or set {section}.port to another one"
             ) from error
-        raise CannotListen(f"cannot listen on {host}:{port} (sidecar.host, sidecar.port): {error.strerror}") from error
+        raise CannotListen(f"cannot listen on {host}:{port} ({section}.host, {section}.port): {error.strerror}") from error
     return int(runner.addresses[0][1])
 
 

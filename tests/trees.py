@@ -1,6 +1,6 @@
 """Whole generations from plain data, for tests of what answers from them: courses with runs, selections, catalogs.
 
-What a selection contains is worked out here from the definition alone, over sets of keys, and by no code of the project.
+What a selection contains is worked out here from the definition alone, over sets of keys: by no code of the project.
 """
 
 import json
@@ -83,7 +83,7 @@ class World:
             content += [Item(run, ContentType.COURSE_RUN, parent=course) for run in runs]
         content += [Item(program, ContentType.PROGRAM, document=_document(program)) for program in self.programs]
         queries = [
-            Query(self._filter(name), *(self._answers(name, restricted=restricted) for restricted in (False, True)))
+            Query(self._filter(name), self._answers(name, restricted=False), self._answers(name, restricted=True))
             for name in self.selections
         ]
         rows = [

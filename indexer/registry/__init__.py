@@ -54,20 +54,22 @@ class Registry:
     """One database. Any number of processes may use it at once."""
 
     def __init__(self, url: str, clock: Clock) -> None:
+        """Connects to nothing yet. Raises RegistryError if the driver that the url names is not installed."""
         self.time = clock
         self._url = make_url(url)
         self._sqlite = self._url.get_backend_name() == "sqlite"
-        self._engine: AsyncEngine = create_async_engine(
-            self._url, connect_args={"timeout": BUSY_TIMEOUT_S} if self._sqlite else {}, pool_pre_ping=not self._sqlite
-        )
+        # Without its query, which may hold a password, too.
+        self._shown = self._url.set(query={}).render_as_string(hide_password=True)
+        self._engine = self._make_engine()
         if self._sqlite:
             sa.event.listen(self._engine.sync_engine, "connect", _set_up_sqlite)
             sa.event.listen(self._engine.sync_engine, "begin", _begin_sqlite)
 
     async def open(self) -> None:
         """Makes or migrates the tables. Several processes may do so at once."""
-        if self._sqlite and self._url.database:
-            Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
+        async with self._errors():
+            if self._sqlite and self._url.database:
+                Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
         async with self.plain() as connection:
             await connection.run_sync(_migrate)
 
@@ -103,19 +105,29 @@ class Registry:
             async with writing.begin():
                 yield writing
 
+    def _make_engine(self) -> AsyncEngine:
+        arguments = {"timeout": BUSY_TIMEOUT_S} if self._sqlite else {}
+        try:
+            return create_async_engine(self._url, connect_args=arguments, pool_pre_ping=not self._sqlite)
+        except ImportError as error:
+            extra = self._url.get_backend_name()
+            raise RegistryError(
+                f"registry {self._shown}: {error}; its driver comes with catalog-sidecar[{extra}]"
+            ) from error
+
     @asynccontextmanager
     async def _errors(self) -> AsyncIterator[None]:
         try:
             yield
         except (SQLAlchemyError, OSError) as error:
-            shown = self._url.render_as_string(hide_password=True)
-            raise RegistryError(f"registry {shown}: {error}") from error
+            # The driver's own words: SQLAlchemy's are pages long, statement and parameters included.
+            raise RegistryError(f"registry {self._shown}: {getattr(error, 'orig', None) or error}") from error
 
 
 def _migrate(connection: sa.Connection) -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 

@@ -93,10 +93,10 @@ def read_body(body: object) -> CatalogBody:
         value = body.get(name)
         if value is None and not required:
             return ""
-        if not isinstance(value, str) or not (value or not required) or len(value) > MAX_TEXT:
+        if not _is_text(value) or not (value or not required) or len(value) > MAX_TEXT:
             problems.append(f"{name} is {value!r:.80}; give a text of 1 to {MAX_TEXT} characters")
             return ""
-        return value
+        return str(value)
 
     def uuid(name: str, *, required: bool) -> str | None:
         value = body.get(name)
@@ -108,7 +108,7 @@ def read_body(body: object) -> CatalogBody:
         return found
 
     modes = body.get("enabled_course_modes", list(DEFAULT_COURSE_MODES))
-    if not isinstance(modes, list) or not all(isinstance(mode, str) for mode in modes):
+    if not isinstance(modes, list) or not all(_is_text(mode) for mode in modes):
         problems.append(f"enabled_course_modes is {modes!r:.80}; give a list of texts")
         modes = []
     audit_urls = body.get("publish_audit_enrollment_urls", False)
@@ -235,11 +235,20 @@ def as_body(row: CatalogRow) -> dict[str, object]:
     }
 
 
+def _is_text(value: Any) -> bool:
+    """Whether every database and UTF-8 can hold it: JSON can spell NUL and half of a surrogate pair."""
+    return isinstance(value, str) and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
+
+
 def _says_the_same(row: CatalogRow, body: CatalogBody) -> bool:
     have = (row.title, row.customer, row.customer_name, row.course_modes, row.audit_urls, row.wanted)
     wanted_hash = query_hash(body.content_filter).hex()
     want = (body.title, body.customer, body.customer_name, body.course_modes, body.audit_urls, wanted_hash)
-    return have == want and body.query_uuid in (None, row.query_uuid) and body.query_title in (None, row.query_title)
+    # A title counts beside a query uuid alone: without one, a query that exists keeps the title that it has.
+    same_query = body.query_uuid is None or (
+        body.query_uuid == row.query_uuid and body.query_title in (None, row.query_title)
+    )
+    return have == want and same_query
 
 
 async def _query(tx: Transaction, body: CatalogBody, at_ms: int) -> int:

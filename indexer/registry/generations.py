@@ -24,9 +24,10 @@ class Generation:
     moved: bool
 
 
-async def latest(connection: AsyncConnection, count: int = 1) -> list[Generation]:
-    """The newest generations, newest first."""
-    rows = await connection.execute(sa.select(generation).order_by(generation.c.generation.desc()).limit(count))
+async def latest(connection: AsyncConnection, count: int = 1, *, moved: bool = False) -> list[Generation]:
+    """The newest generations, newest first; of those alone that readers could see, if `moved`."""
+    which = sa.select(generation).where(generation.c.moved) if moved else sa.select(generation)
+    rows = await connection.execute(which.order_by(generation.c.generation.desc()).limit(count))
     return [
         Generation(
             generation=r.generation,

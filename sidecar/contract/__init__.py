@@ -54,8 +54,8 @@ content set     [members, contained, listed]: three digests of bitmaps.
                 Id and uuid are nil where no catalog query has this filter any more and a catalog still serves it.
 4 freshness shard
                 list of [query hash, pulled at or nil, state, task id (16 bytes) of the last pull or nil]; states:
-                0 due (asked for, not pulled yet), 1 fresh (the last pull passed), 2 failing (the last pull failed; what is served
-                is from `pulled at`), 3 unpullable (no source can evaluate the filter).
+                0 due (asked for, not pulled yet), 1 fresh (the last pull passed), 2 failing (the last pull failed;
+                what is served is from `pulled at`), 3 unpullable (no source can evaluate the filter).
 5 catalog shard list of [uuid, creation number, wanted query hash, serving query hash or nil (never pulled), customer
                 uuid, customer name, title, course modes, audit urls (bool), created, modified].
 6 customer shard

@@ -2,7 +2,8 @@
 
 sqlite3's exceptions stop in this file. The file is in WAL mode: one process writes while others read. Each operation
 first looks whether the path still leads to the file that is open. If not, a read opens the new file, and the next
-write fails: what was written before it lies in the old file, so that a publisher has to begin again.
+write fails: what was written before it lies in the old file, so that a publisher has to begin again. Whoever removes
+the file removes the -wal and -shm beside it too: SQLite would take them for those of the next file of that name.
 """
 
 import asyncio
@@ -59,6 +60,7 @@ class SqliteStore:
         self._connection: aiosqlite.Connection | None = None
         self._file: os.stat_result | None = None
         self._lost = False
+        self._closed = False
         self._lock = asyncio.Lock()
 
     async def get(self, digests: Collection[bytes]) -> dict[bytes, bytes]:
@@ -125,6 +127,11 @@ class SqliteStore:
                 return swept
 
     async def close(self) -> None:
+        self._closed = True
+        async with self._lock:
+            await self._disconnect()
+
+    async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(sqlite3.Error):
@@ -133,16 +140,18 @@ class SqliteStore:
     @asynccontextmanager
     async def _reached(self, *, writing: bool = False) -> AsyncIterator[aiosqlite.Connection]:
         async with self._lock:
+            if self._closed:
+                raise StoreError(f"sqlite store {self._path}: it is closed")
             try:
-                if self._connection is not None and self._replaced():
-                    self._lost = True
-                    await self.close()
+                if self._replaced():
+                    self._file, self._lost = None, True
+                    await self._disconnect()
                 if writing and self._lost:
                     self._lost = False
                     raise StoreError(f"sqlite store {self._path}: the file was deleted or replaced; begin again")
                 yield await self._open()
             except (sqlite3.Error, OSError) as error:
-                await self.close()
+                await self._disconnect()
                 raise StoreError(f"sqlite store {self._path}: {error}") from error
 
     @asynccontextmanager
@@ -176,14 +185,19 @@ class SqliteStore:
     async def _connect(self) -> aiosqlite.Connection:
         if kind := network_file_system(self._path.resolve(), _mounts()):
             raise StoreError(f"sqlite store {self._path} is on a network file system ({kind}); use a local one")
+        # What cannot be opened is refused before aiosqlite starts a thread for it, which it would not wait for.
         if self._writable:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            self._path.stat()
+        if self._path.is_dir():
+            raise StoreError(f"sqlite store {self._path} is a directory")
         uri = f"{self._path.as_uri()}?mode={'rwc' if self._writable else 'ro'}"
         return await aiosqlite.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S)
 
     def _replaced(self) -> bool:
         try:
-            return self._file is None or not os.path.samestat(self._path.stat(), self._file)
+            return self._file is not None and not os.path.samestat(self._path.stat(), self._file)
         except OSError:
             return True
 

@@ -12,4 +12,5 @@ def open_store(url: str, *, writable: bool) -> Store:
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and path:
         return SqliteStore(Path(path), writable=writable)
-    raise StoreError(f"store.url = {url!r}: this version has the embedded store alone; use sqlite:///path/to/store.db")
+    scheme = url.partition(":")[0]  # and no more of it: the rest may hold a password
+    raise StoreError(f"store.url {scheme}:…: this version has the embedded store alone; use sqlite:///path/to/store.db")

@@ -1,0 +1,156 @@
+"""One sidecar put together: what it says of itself, from the first moment to a store that is gone."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from io import BytesIO
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+from pytest_aiohttp import AiohttpClient
+
+from sidecar import __version__
+from sidecar.app import MAX_BODY_BYTES, Sidecar
+from sidecar.settings import Settings, SidecarSettings
+from sidecar.store import Pointer
+from sidecar.store.sqlite import SqliteStore
+from tests.sidecar.fakes import FakeClock, FlakyStore
+from tests.trees import PULLED_MS, Catalog, Selection, World, publish
+
+ONE = UUID(int=1)
+LOOKUP = f"/api/v1/enterprise-catalogs/{ONE}/contains_content_items/?course_run_ids=edX%2BA"
+WORLD = World(
+    courses={"edX+A": []},
+    selections={"a": Selection({"edX+A"}), "due": Selection(pulled_at_ms=None)},
+    catalogs=[Catalog(ONE, "a"), Catalog(UUID(int=2), "due")],
+)
+
+
+class Rig:
+    """A sidecar over a store in memory, with a real disk copy, and a client of it."""
+
+    def __init__(self, sidecar: Sidecar, store: FlakyStore, clock: FakeClock) -> None:
+        self.sidecar, self.store, self.clock = sidecar, store, clock
+        self.client: TestClient[web.Request, web.Application]
+
+    async def get(self, path: str) -> tuple[int, dict[str, object]]:
+        answer = await self.client.get(path)
+        return answer.status, await answer.json()
+
+    async def serve(self, generation: int) -> None:
+        known = self.sidecar.current.generation
+        await publish(self.store, WORLD.tree(generation=generation))
+        async with asyncio.timeout(10):
+            await self.sidecar.current.other_than(known)
+
+
+@pytest.fixture
+async def rig(tmp_path: Path, aiohttp_client: AiohttpClient) -> AsyncIterator[Rig]:
+    store, clock = FlakyStore(), FakeClock()
+    settings = Settings(sidecar=SidecarSettings(disk=str(tmp_path / "disk.db"), poll_ms=10))
+    rig = Rig(Sidecar(settings, store, clock), store, clock)
+    rig.client = await aiohttp_client(rig.sidecar.app)
+    yield rig
+    await rig.client.close()
+
+
+async def test_it_is_ready_once_a_generation_is_loaded(rig: Rig) -> None:
+    assert await rig.get("/ready") == (503, {"ready": False, "generation": None})
+    status, body = await rig.get("/health")
+    assert (status, body["status"]) == (503, "unavailable")
+    assert (await rig.client.get(LOOKUP)).status == 503
+    await rig.serve(3)
+    assert await rig.get("/ready") == (200, {"ready": True, "generation": 3})
+    assert await rig.get(LOOKUP) == (200, {"contains_content_items": True})
+
+
+async def test_health_tells_what_is_served_and_how_old_it_is(rig: Rig) -> None:
+    await rig.serve(3)
+    rig.clock.ms = PULLED_MS + 60_000
+    status, body = await rig.get("/health")
+    assert status == 200
+    assert body == body | {
+        "status": "ok",
+        "problems": [],
+        "version": __version__,
+        "generation": 3,
+        "epoch": 1,
+        "published_at": "2023-11-14T22:13:20.000+00:00",
+        "oldest_content_age_s": 60,
+        "freshness_s": 86_400,
+        "stale_queries": 0,
+        "never_pulled_catalogs": 1,
+        "store": {"reachable": True, "behind": False, "conflict": False},
+        "disk": "ok",
+    }
+
+
+async def test_stale_content_is_served_and_told(rig: Rig) -> None:
+    await rig.serve(1)
+    rig.clock.ms = PULLED_MS + 86_401_000
+    status, body = await rig.get("/health")
+    assert (status, body["status"], body["stale_queries"]) == (200, "degraded", 1)
+    answer = await rig.client.get(LOOKUP)
+    assert (answer.status, answer.headers["X-Catalog-Age"]) == (200, "86401")
+
+
+async def test_a_store_that_is_gone_is_told_and_answers_go_on(rig: Rig) -> None:
+    await rig.serve(1)
+    rig.store.down = True
+    async with asyncio.timeout(10):
+        while rig.sidecar.follower.status.reachable:
+            await rig.clock.sleeping.get()
+    status, body = await rig.get("/health")
+    assert (status, body["status"]) == (200, "degraded")
+    assert body["problems"] == ["the store cannot be read: connection refused"]
+    assert await rig.get(LOOKUP) == (200, {"contains_content_items": True})
+
+
+async def test_generations_are_exchanged_under_running_requests(rig: Rig) -> None:
+    await rig.serve(1)
+    for generation in (2, 3):
+        await rig.serve(generation)
+        answer = await rig.client.get(LOOKUP)
+        assert answer.headers["X-Catalog-Generation"] == str(generation)
+
+
+async def test_the_disk_copy_follows(rig: Rig, tmp_path: Path) -> None:
+    watch = SqliteStore(tmp_path / "disk.db", writable=True)
+    await rig.serve(1)
+    async with asyncio.timeout(10):
+        pointer = await watch.changed(None, 10)
+    await watch.close()
+    assert pointer == Pointer(1, 1, WORLD.tree().root)
+
+
+async def test_metrics_are_all_explained_and_agree_with_health(rig: Rig) -> None:
+    await rig.serve(5)
+    await rig.client.get(LOOKUP)
+    await rig.client.get("/no/such/route")
+    text = await (await rig.client.get("/metrics")).text()
+    helps = {line.split()[2]: line.split(maxsplit=3)[3] for line in text.splitlines() if line.startswith("# HELP")}
+    assert all(name.startswith("catalog_sidecar_") and help.endswith(".") for name, help in helps.items())
+    lines = text.splitlines()
+    assert "catalog_sidecar_generation 5.0" in lines
+    assert "catalog_sidecar_never_pulled_catalogs 1.0" in lines
+    route = "/api/v1/enterprise-catalogs/{uuid}/contains_content_items/"
+    assert f'catalog_sidecar_requests_total{{route="{route}",status="200"}} 1.0' in lines
+    assert 'catalog_sidecar_requests_total{route="other",status="404"} 1.0' in lines
+
+
+async def test_unknown_routes_and_methods_are_json(rig: Rig) -> None:
+    for path in ("/", "/api/v3/x/", f"/api/v1/enterprise-catalogs/{ONE}.x/contains_content_items/"):
+        assert await rig.get(path) == (404, {"detail": "Not found."})
+    answer = await rig.client.post("/health")
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
+    assert await answer.json() == {"detail": 'Method "POST" not allowed.'}
+
+
+async def test_a_body_that_is_too_large_is_refused_as_json(rig: Rig) -> None:
+    path = f"/api/v1/enterprise-customer/{ONE}/filter_content_items/"
+    answer = await rig.client.post(
+        path, data=BytesIO(bytes(MAX_BODY_BYTES + 1)), headers={"Content-Type": "application/json"}
+    )
+    assert (answer.status, await answer.json()) == (413, {"detail": "The body is too large."})
