@@ -9,6 +9,7 @@ import structlog
 from aiohttp import web
 
 from sidecar.clock import Clock
+from sidecar.copier import Copier
 from sidecar.current import Current
 from sidecar.disk import Disk
 from sidecar.edge import measured, process_routes
@@ -17,7 +18,6 @@ from sidecar.handlers import containment_routes
 from sidecar.health import Health, StoreStatus, report
 from sidecar.memory import Memory
 from sidecar.metrics import Metrics
-from sidecar.mirror import Mirror
 from sidecar.settings import Settings
 from sidecar.sockets import listening
 from sidecar.store import Store
@@ -43,7 +43,7 @@ class Sidecar:
         self.follower = Follower(
             store, self.tiers, self.disk, self.current, clock, self.metrics, poll_s=settings.sidecar.poll_ms / 1000
         )
-        self.mirror = Mirror(self.current, self.tiers, self.disk, clock)
+        self.copier = Copier(self.current, self.tiers, self.disk, clock)
         self._settings = settings
         self._store = store
         self._clock = clock
@@ -66,7 +66,7 @@ class Sidecar:
     async def _background(self, _: web.Application) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(self.follower.run())]
         if self.disk.status.state != "off":
-            tasks.append(asyncio.create_task(self.mirror.run()))
+            tasks.append(asyncio.create_task(self.copier.run()))
         for task in tasks:
             task.add_done_callback(lambda ended: _note_end(ended, self.follower.status))
         yield

@@ -46,7 +46,7 @@ class ObjectMissing(StoreError):
 
 
 class Fenced(StoreError):
-    """Raised when the root pointer would move to a lower or equal (epoch, generation): this publisher was deposed."""
+    """Raised when the root pointer would move to a lower (epoch, generation): this publisher was deposed."""
 
 
 class PointerConflict(StoreError):

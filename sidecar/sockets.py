@@ -56,7 +56,9 @@ async def _listen_tcp(runner: web.AppRunner, host: str, port: int, section: str)
             raise CannotListen(
                 f"{host}:{port} is in use: stop the process that listens there, or set {section}.port to another one"
             ) from error
-        raise CannotListen(f"cannot listen on {host}:{port} ({section}.host, {section}.port): {error.strerror}") from error
+        raise CannotListen(
+            f"cannot listen on {host}:{port} ({section}.host, {section}.port): {error.strerror}"
+        ) from error
     return int(runner.addresses[0][1])
 
 

@@ -9,6 +9,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Awaitable, Collection, Coroutine, Iterable, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,7 +52,7 @@ class Crash(Exception):
 
 
 class CrashingStore(MemoryStore):
-    """A store whose user dies when `countdown` reaches zero: before a call or after it, as it goes down by one at each."""
+    """A store whose user dies when `countdown` has run out: it goes down by one before every call and after it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -317,10 +318,8 @@ class Machine(RuleBasedStateMachine):
     def stale_leader_wakes_up(self, data: st.DataObject) -> None:
         publisher, epoch = data.draw(st.sampled_from(self.stale))
         before = self.do(MemoryStore.pointer(self.store))
-        try:
+        with suppress(Deposed, Fenced):
             self.do(self._publish(publisher, epoch))
-        except (Deposed, Fenced):
-            pass
         assert self.do(MemoryStore.pointer(self.store)) == before
 
     @precondition(lambda self: self.stale)
@@ -378,7 +377,7 @@ class Machine(RuleBasedStateMachine):
     def sidecar_copies_to_disk(self) -> None:
         served = self.sidecar.current.generation
         if served is not None:
-            self.do(self.sidecar.mirror.copy(served))
+            self.do(self.sidecar.copier.copy(served))
 
     @rule()
     def sidecar_restarts_with_the_store_down(self) -> None:
@@ -447,7 +446,7 @@ class Machine(RuleBasedStateMachine):
 
 TestStateful = Machine.TestCase
 TestStateful.settings = settings(
-    max_examples=60,
+    max_examples=150,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -1,4 +1,4 @@
-"""A whole indexer for a test: registry on a file, any store, source and clock passed in; every tree verified at the end."""
+"""A whole indexer for a test: registry on a file; store, source and clock passed in; every tree verified at the end."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

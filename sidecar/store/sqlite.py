@@ -24,6 +24,7 @@ from sidecar.store import Pointer, check_epoch, check_move
 
 POLL_S: Final = 0.1
 BUSY_TIMEOUT_S: Final = 10.0
+RETRY_S: Final = 0.01
 BATCH: Final = 500
 
 _SCHEMA: Final = """
@@ -172,9 +173,7 @@ class SqliteStore:
             connection = await self._connect()
             try:
                 if self._writable:
-                    await connection.execute("PRAGMA journal_mode = WAL")
-                    await connection.execute("PRAGMA synchronous = NORMAL")
-                    await connection.executescript(_SCHEMA)
+                    await _prepare(connection)
                 self._file = self._path.stat()
             except BaseException:
                 await connection.close()
@@ -213,6 +212,26 @@ def _mounts() -> str:
 async def _pointer(connection: aiosqlite.Connection) -> Pointer | None:
     rows = list(await connection.execute_fetchall("SELECT epoch, generation, digest FROM pointer"))
     return Pointer(*rows[0]) if rows else None
+
+
+async def _prepare(connection: aiosqlite.Connection) -> None:
+    """Makes the tables of a new file, and changes nothing in others.
+
+    SQLite waits for locks by itself, but not for the one that turns on WAL: of several who make the file, some retry.
+    """
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            await connection.execute("PRAGMA journal_mode = WAL")
+            await connection.execute("PRAGMA synchronous = NORMAL")
+            await connection.executescript(_SCHEMA)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or clock() > deadline:
+                raise
+            await asyncio.sleep(RETRY_S)
+        else:
+            return
 
 
 def _batches(digests: Collection[bytes]) -> Iterable[list[bytes]]:

@@ -24,7 +24,7 @@ RETRY_S: Final = 5.0
 _log = structlog.get_logger(__name__)
 
 
-class Mirror:
+class Copier:
     """Copies one generation after the other. `copied` is the last one that the disk holds in full."""
 
     def __init__(self, current: Current, tiers: Tiers, disk: Disk, clock: Clock) -> None:

@@ -7,11 +7,11 @@ from uuid import UUID
 import pytest
 
 from sidecar.contract.objects import ObjectType
+from sidecar.copier import RETRY_S, Copier
 from sidecar.current import Current, Generation
 from sidecar.disk import Disk
 from sidecar.memory import Memory
 from sidecar.metrics import Metrics
-from sidecar.mirror import RETRY_S, Mirror
 from sidecar.store import Pointer
 from sidecar.tiers import Tiers
 from tests.sidecar.contract.tree import Tree
@@ -27,7 +27,7 @@ def tree(generation: int, member: str = "edX+C1") -> Tree:
 
 
 class Rig:
-    """A mirror between two stores in memory."""
+    """A copier between two stores in memory."""
 
     def __init__(self, path: Path) -> None:
         # The file stands for one that is in use; what it holds is in the fake.
@@ -38,7 +38,7 @@ class Rig:
         self.current = Current()
         self.disk = Disk(path, metrics, lambda _: self.disk_store)
         self.tiers = Tiers(Memory(1024), self.disk, self.store, metrics)
-        self.mirror = Mirror(self.current, self.tiers, self.disk, self.clock)
+        self.copier = Copier(self.current, self.tiers, self.disk, self.clock)
 
     async def serve(self, its: Tree) -> Generation:
         pointer = await publish(self.store, its)
@@ -59,26 +59,26 @@ def rig(tmp_path: Path) -> Rig:
 async def test_the_whole_tree_is_copied_documents_included(rig: Rig) -> None:
     its = tree(1)
     generation = await rig.serve(its)
-    assert await rig.mirror.copy(generation)
+    assert await rig.copier.copy(generation)
     assert rig.disk_store.objects.keys() == its.objects.keys()
     assert await rig.disk_store.pointer() == Pointer(1, 1, its.root)
-    assert rig.mirror.copied is generation
+    assert rig.copier.copied is generation
 
 
 async def test_two_generations_are_kept(rig: Rig) -> None:
     trees = [tree(n, f"edX+C{n}") for n in range(1, 4)]
     for its in trees:
-        assert await rig.mirror.copy(await rig.serve(its))
+        assert await rig.copier.copy(await rig.serve(its))
         await rig.settled()
     assert rig.disk_store.objects.keys() == trees[1].objects.keys() | trees[2].objects.keys()
 
 
 async def test_the_next_generation_costs_only_what_is_new(rig: Rig) -> None:
-    await rig.mirror.copy(await rig.serve(tree(1)))
+    await rig.copier.copy(await rig.serve(tree(1)))
     rig.store.asked.clear()
     rig.disk_store.asked.clear()
     second = tree(2, "edX+C2")
-    await rig.mirror.copy(await rig.serve(second))
+    await rig.copier.copy(await rig.serve(second))
     assert set(rig.store.asked) <= second.objects.keys() - tree(1).objects.keys()
     assert len(rig.disk_store.asked) < 20
 
@@ -88,16 +88,16 @@ async def test_the_pointer_stays_while_an_object_cannot_be_had(rig: Rig) -> None
     generation = await rig.serve(its)
     document = next(d for d, sealed in its.objects.items() if sealed.data[5] == ObjectType.METADATA)
     del rig.store.objects[document]
-    assert not await rig.mirror.copy(generation)
+    assert not await rig.copier.copy(generation)
     assert await rig.disk_store.pointer() is None
     await rig.store.put([its.objects[document]])
-    assert await rig.mirror.copy(generation)
+    assert await rig.copier.copy(generation)
 
 
 async def test_a_generation_that_is_served_no_longer_is_not_copied_on(rig: Rig) -> None:
     old = await rig.serve(tree(1))
     await rig.serve(tree(2, "edX+C2"))
-    assert not await rig.mirror.copy(old)
+    assert not await rig.copier.copy(old)
     assert await rig.disk_store.pointer() is None
 
 
@@ -106,7 +106,7 @@ async def test_what_the_disk_holds_already_is_not_copied_again(rig: Rig) -> None
     await publish(rig.disk_store, its)
     generation = await rig.serve(its)
     rig.store.down = True
-    assert await rig.mirror.copy(generation)
+    assert await rig.copier.copy(generation)
     assert rig.store.asked == []
 
 
@@ -114,7 +114,7 @@ async def test_a_disk_that_failed_is_tried_again_until_it_holds_everything(rig: 
     its = tree(1)
     rig.disk_store.down = True
     await rig.serve(its)
-    running = asyncio.create_task(rig.mirror.run())
+    running = asyncio.create_task(rig.copier.run())
     async with asyncio.timeout(10):
         assert await rig.clock.wake() >= RETRY_S
         await rig.clock.wake()
