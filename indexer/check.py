@@ -3,13 +3,13 @@
 Problems are collected, not raised: a check that stops at the first one hides the second.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from sidecar.contract.index import IN_INDEX, Content, Index, check_content
 from sidecar.contract.objects import ObjectType
-from sidecar.contract.records import ContentShard, Metadata, QueryShard, Record, Root, open_record
+from sidecar.contract.records import ContentShard, Metadata, QueryShard, Record, Reference, Root, open_record
 from sidecar.contract.words import ContentType
 from sidecar.errors import ContractError, Malformed
 from sidecar.store import Pointer, Store
@@ -36,10 +36,10 @@ async def check(store: Store, pointer: Pointer | None = None) -> Report:
     records: dict[bytes, Record] = {}
     shards: dict[bytes, ContentShard] = {}
     documents: dict[bytes, set[tuple[str, ContentType]]] = {}
-    seen = {report.pointer.digest}
-    layer = [(ObjectType.ROOT, report.pointer.digest)]
+    layer: list[Reference] = [(ObjectType.ROOT, report.pointer.digest)]
+    seen = set(layer)
     while layer:
-        inner: list[tuple[ObjectType, bytes]] = []
+        inner: list[Reference] = []
         for first in range(0, len(layer), BATCH):
             for digest, record in await _open(store, layer[first : first + BATCH], report):
                 if record.TYPE in IN_INDEX:
@@ -49,21 +49,18 @@ async def check(store: Store, pointer: Pointer | None = None) -> Report:
                 elif isinstance(record, Metadata):
                     documents.setdefault(digest, set()).add((record.key, record.type))
                 for reference in record.references():
-                    if reference[1] not in seen:
-                        seen.add(reference[1])
+                    if reference not in seen:
+                        seen.add(reference)
                         inner.append(reference)
         layer = inner
     report.problems += _joined(report.pointer, records, shards, documents)
     return report
 
 
-async def _open(
-    store: Store, references: Iterable[tuple[ObjectType, bytes]], report: Report
-) -> list[tuple[bytes, Record]]:
-    kinds = {digest: kind for kind, digest in references}
-    objects = await store.get(kinds)
+async def _open(store: Store, references: Sequence[Reference], report: Report) -> list[tuple[bytes, Record]]:
+    objects = await store.get({digest for _, digest in references})
     opened = []
-    for digest, kind in kinds.items():
+    for kind, digest in references:
         data = objects.get(digest)
         if data is None:
             report.problems.append(f"{kind.name.lower()} {digest.hex()} is missing")

@@ -25,7 +25,7 @@ from indexer import dump as dumping
 from indexer.check import check as check_store
 from indexer.metrics import Metrics
 from indexer.registry import Registry, catalogs
-from indexer.registry.catalogs import CatalogRow, read_body
+from indexer.registry.catalogs import BadCatalog, CatalogExists, CatalogRow, QueryClash, read_body
 from indexer.registry.pulls import Target
 from indexer.service import Role
 from indexer.service import serve as serve_for_ever
@@ -36,6 +36,7 @@ from indexer.web import make_app
 from indexer.wiring import Parts, opened
 from sidecar import __version__
 from sidecar.clock import SystemClock
+from sidecar.contract.words import canonical_uuid
 from sidecar.errors import CatalogError
 from sidecar.log import configure
 from sidecar.settings import Settings, SettingsError, load
@@ -164,14 +165,20 @@ def add(config: Path | None, file: Any, created: str | None) -> None:
     such a list. All are added, or none is.
     """
     settings = _settings(config)
-    bodies = _bodies(file.read(), file.name)
+    where = getattr(file, "name", "<stdin>")
+    bodies = _bodies(file.read(), where)
     created_ms = None if created is None else _milliseconds(created)
 
     async def run(registry: Registry) -> tuple[int, int]:
         who = f"cli:{getpass.getuser()}"
+        new = 0
         async with registry.write() as tx:
-            made = [(await catalogs.create(tx, read_body(body), who, created_ms))[1] for body in bodies]
-        return sum(made), len(made)
+            for number, body in enumerate(bodies, start=1):
+                try:
+                    new += (await catalogs.create(tx, read_body(body), who, created_ms))[1]
+                except (BadCatalog, CatalogExists, QueryClash) as error:
+                    raise Refused(f"{where}: catalog {number} of {len(bodies)}: {error}") from error
+        return new, len(bodies)
 
     new, all_ = _with_registry(settings, run)
     click.echo(f"{new} catalogs added, {all_ - new} were there already")
@@ -183,12 +190,13 @@ def add(config: Path | None, file: Any, created: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON, in the form that `add` reads.")
 def list_(config: Path | None, customer: str | None, as_json: bool) -> None:
     """List catalogs in order of creation."""
+    wanted = None if customer is None else _uuid(customer)
 
     async def run(registry: Registry) -> list[CatalogRow]:
         async with registry.read() as connection:
             return await catalogs.select(connection)
 
-    rows = [r for r in _with_registry(_settings(config), run) if customer in (None, r.customer)]
+    rows = [r for r in _with_registry(_settings(config), run) if wanted in (None, r.customer)]
     if as_json:
         click.echo(json.dumps([catalogs.as_body(row) for row in rows], indent=2, ensure_ascii=False))
         return
@@ -201,14 +209,15 @@ def list_(config: Path | None, customer: str | None, as_json: bool) -> None:
 @click.argument("uuid", nargs=-1, required=True)
 def remove(config: Path | None, uuid: tuple[str, ...]) -> None:
     """Remove catalogs: all of these, or none."""
+    them = dict.fromkeys(map(_uuid, uuid))
 
     async def run(registry: Registry) -> None:
         async with registry.write() as tx:
-            for each in uuid:
+            for each in them:
                 await catalogs.remove(tx, each, f"cli:{getpass.getuser()}")
 
     _with_registry(_settings(config), run)
-    click.echo(f"{len(uuid)} catalogs removed")
+    click.echo(f"{len(them)} catalogs removed")
 
 
 @main.command()
@@ -310,7 +319,7 @@ async def _build(parts: Parts, query: str | None, adopt: bool) -> building.Built
 def _bodies(text: bytes, where: str) -> list[object]:
     try:
         given = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(f"{where}: not JSON: {error}") from error
     if isinstance(given, dict) and isinstance(given.get("catalogs"), list):
         given = given["catalogs"]
@@ -323,7 +332,17 @@ def _milliseconds(text: str) -> int:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise Refused(f"--created {text!r} is not an ISO 8601 time, such as 2026-01-31T12:00:00Z") from error
-    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    milliseconds = round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    if milliseconds < 0:
+        raise Refused(f"--created {text!r} is before 1970")
+    return milliseconds
+
+
+def _uuid(text: str) -> str:
+    uuid = canonical_uuid(text)
+    if uuid is None:
+        raise Refused(f"{text!r} is not a uuid")
+    return uuid
 
 
 def _as_table(now: Status) -> str:

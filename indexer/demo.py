@@ -25,6 +25,7 @@ from indexer.registry import Registry, catalogs
 from indexer.registry.catalogs import read_body
 from indexer.sample import Corpus, Question, sample_catalogs, sample_corpus, sample_questions
 from sidecar.clock import SystemClock
+from sidecar.errors import CatalogError
 
 HOST: Final = "127.0.0.1"
 READY_WITHIN_S: Final = 120.0
@@ -42,8 +43,11 @@ def run(directory: Path, courses: int, indexer_port: int, sidecar_port: int) -> 
     try:
         indexer_port = _free_port(indexer_port, "--indexer-port")
         sidecar_port = _free_port(sidecar_port, "--sidecar-port")
+        today = datetime.datetime.now(datetime.UTC).date()
+        # Tomorrow's content is another one: what was pulled of today's would answer tomorrow's questions wrongly.
+        directory = directory / f"{today}-{courses}"
         click.echo(f"making {courses} courses and a dozen catalogs in {directory}/ …")
-        corpus = sample_corpus(datetime.datetime.now(datetime.UTC).date(), courses)
+        corpus = sample_corpus(today, courses)
         bodies = sample_catalogs(corpus)
         config = _prepare(directory.absolute(), corpus, indexer_port, sidecar_port)
         asyncio.run(_register(directory.absolute(), bodies))
@@ -60,9 +64,13 @@ def run(directory: Path, courses: int, indexer_port: int, sidecar_port: int) -> 
                 _check_alive(children, directory)
                 time.sleep(LOOK_EVERY_S)
             click.echo("stopping …")
-    except DemoFailed as error:
-        click.echo(f"Error: {error}", err=True)
+    except CatalogError as error:
+        click.echo(f"Error: {error}; remove {directory}/, or choose another --directory", err=True)
         return 1
+    except DemoFailed as error:
+        if not stop.asked:  # Ctrl-C reaches the children, too: that they end then is no failure.
+            click.echo(f"Error: {error}", err=True)
+            return 1
     return 0
 
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import string
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from typing import Any
 from uuid import UUID
@@ -10,7 +11,7 @@ from uuid import UUID
 from pyroaring import BitMap
 
 from sidecar.contract.objects import HEADER, ObjectType
-from sidecar.contract.records import Metadata, Record, Root, open_record
+from sidecar.contract.records import Metadata, Record, Root, customer_shard, open_record
 from sidecar.contract.words import canonical_uuid
 from sidecar.errors import NotAnObject, ObjectMissing
 from sidecar.store import Store
@@ -26,6 +27,9 @@ async def find(store: Store, what: str) -> tuple[str, Record]:
         raise ObjectMissing("the store has no root pointer: nothing was ever published here")
     if what == "root":
         return pointer.digest.hex(), await _open(store, pointer.digest)
+    what = what.lower()
+    if not set(what) <= set(string.hexdigits):
+        raise ObjectMissing(f"{what!r} is neither 'root' nor a digest nor the beginning of one, in hexadecimal")
     if len(what) == 64:
         return what, await _open(store, bytes.fromhex(what))
     root = await _open(store, pointer.digest)
@@ -38,23 +42,40 @@ async def find(store: Store, what: str) -> tuple[str, Record]:
 
 
 async def find_record(store: Store, uuid_or_hash: str) -> list[dict[str, Any]]:
-    """The catalog, customer, query and freshness records of a uuid or query hash in the published generation."""
+    """The catalog, customer, query and freshness records of a uuid or query hash in the published generation.
+
+    Raises ObjectMissing if there are none.
+    """
     pointer = await store.pointer()
     if pointer is None:
         raise ObjectMissing("the store has no root pointer: nothing was ever published here")
     root = await _open(store, pointer.digest)
     assert isinstance(root, Root)
-    wanted = UUID(canonical_uuid(uuid_or_hash) or uuid_or_hash).bytes
+    name = canonical_uuid(uuid_or_hash)
+    if name is None:
+        raise ObjectMissing(f"{uuid_or_hash!r} is neither a uuid nor a query hash")
+    wanted = UUID(name).bytes
+    # Queries lie by their hashes: one that is asked for by its uuid may be in any shard.
+    places = [("query", digest) for digest in root.queries.values()]
+    places += [
+        (kind, shards[shard])
+        for kind, shards, shard in (
+            ("catalog", root.catalogs, wanted[0]),
+            ("freshness", root.freshness, wanted[0]),
+            ("customer", root.customers, customer_shard(wanted)),
+        )
+        if shard in shards
+    ]
     found = []
-    for kind, shards in (("catalog", root.catalogs), ("query", root.queries), ("freshness", root.freshness)):
-        if wanted[0] in shards:
-            records = _records(await _open(store, shards[wanted[0]]))
-            found += [
-                {"record": kind, **_readable(r)} for r in records if wanted in (_name(r), getattr(r, "uuid", None))
-            ]
-    if wanted[0] & 0xF0 in root.customers:
-        records = _records(await _open(store, root.customers[wanted[0] & 0xF0]))
-        found += [{"record": "customer", **_readable(r)} for r in records if _name(r) == wanted]
+    for kind, digest in places:
+        records: Iterable[Any] = getattr(await _open(store, digest), "records", ())
+        found += [
+            {"record": kind, **_readable(r)}
+            for r in records
+            if wanted in (getattr(r, "hash", None), getattr(r, "uuid", None))
+        ]
+    if not found:
+        raise ObjectMissing(f"generation {pointer.generation} has no record of {uuid_or_hash}")
     return found
 
 
@@ -75,16 +96,6 @@ async def _open(store: Store, digest: bytes) -> Record:
     if kind not in set(ObjectType):
         raise NotAnObject(f"object {digest.hex()}: unknown type {kind}")
     return open_record(digest, data, ObjectType(kind))
-
-
-def _records(record: Record) -> tuple[Any, ...]:
-    records: tuple[Any, ...] = getattr(record, "records", ())
-    return records
-
-
-def _name(record: Any) -> bytes:
-    name: bytes = record.hash if hasattr(record, "hash") else record.uuid
-    return name
 
 
 def _readable(value: Any) -> Any:

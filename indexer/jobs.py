@@ -49,6 +49,7 @@ class Jobs:
         self._not_before_ms: dict[str, int] = {}
         self._no_details_before_ms = 0
         self._scheduled: dict[str, int] = {}
+        self._running: set[asyncio.Task[None]] = set()
         self._scheduler = AsyncIOScheduler(timezone=UTC)
 
     def start(self) -> None:
@@ -64,9 +65,12 @@ class Jobs:
             misfire_grace_time=None,
         )
 
-    def stop(self) -> None:
-        """Runs nothing any more."""
+    async def stop(self) -> None:
+        """Runs nothing any more, once this returns."""
         self._scheduler.shutdown(wait=False)
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
 
     async def reconcile(self) -> None:
         """Makes the jobs those of the filters that catalogs want now."""
@@ -105,6 +109,7 @@ class Jobs:
         self._scheduled[target.hash] = due_ms
 
     async def _pull(self, target: Target) -> None:
+        self._noted()
         self._scheduled.pop(target.hash, None)
         if target.hash in self._pulling:
             return
@@ -128,6 +133,7 @@ class Jobs:
             self._changed()
 
     async def _details(self) -> None:
+        self._noted()
         now_ms = self._parts.clock.now_ms()
         self._no_details_before_ms = now_ms + DETAILS_EVERY_S * 1000
         try:
@@ -139,3 +145,10 @@ class Jobs:
         else:
             if not failed:
                 self._no_details_before_ms = 0
+
+    def _noted(self) -> None:
+        """Notes the task of a job that begins, so that `stop` can wait for its end."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)

@@ -91,7 +91,7 @@ class _Leader:
         except* CatalogError as failed:
             raise failed.exceptions[0] from None
         finally:
-            self._jobs.stop()
+            await self._jobs.stop()
 
     async def _publish(self) -> None:
         """Group commit without a timer: what is accepted while one commit runs is published by the next."""

@@ -9,7 +9,7 @@ import json
 import uuid as uuids
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -96,7 +96,7 @@ def read_body(body: object) -> CatalogBody:
         if not _is_text(value) or not (value or not required) or len(value) > MAX_TEXT:
             problems.append(f"{name} is {value!r:.80}; give a text of 1 to {MAX_TEXT} characters")
             return ""
-        return str(value)
+        return value
 
     def uuid(name: str, *, required: bool) -> str | None:
         value = body.get(name)
@@ -235,7 +235,7 @@ def as_body(row: CatalogRow) -> dict[str, object]:
     }
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> TypeGuard[str]:
     """Whether every database and UTF-8 can hold it: JSON can spell NUL and half of a surrogate pair."""
     return isinstance(value, str) and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
 

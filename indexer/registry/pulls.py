@@ -17,6 +17,8 @@ from sidecar.contract.records import Bitmap
 from sidecar.contract.words import ContentType, PullState
 
 EMPTY: Final = Bitmap.of(()).encode()
+# Of a result, without its bitmaps: targets are asked for all the time, and ten thousand of them are megabytes.
+_NOT_THE_CONTENT: Final = ("hash", "content_filter", "state", "pulled_at_ms", "tried_at_ms", "failures", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ async def targets(connection: AsyncConnection) -> list[Target]:
     )
     q = catalog_query.c
     rows = await connection.execute(
-        sa.select(q.id, q.title, result, used.c.catalogs)
+        sa.select(q.id, q.title, *(result.c[name] for name in _NOT_THE_CONTENT), used.c.catalogs)
         .join(result, result.c.hash == q.hash)
         .join(used, used.c.query_id == q.id)
         .order_by(q.id)

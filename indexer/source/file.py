@@ -16,7 +16,7 @@ import orjson
 from indexer.documents import BadDocument, Document, Item, is_let_in, item, without_restricted
 from indexer.filters import FIELDS, FilterError, allowed_restricted_runs, compile_filter, forced_courses
 from indexer.source import CustomerDetails, Described, Pulled, SourceError, Unpullable
-from sidecar.contract.words import ContentType
+from sidecar.contract.words import ContentType, canonical_uuid
 
 _PARTS = ("courses", "programs", "pathways", "reviews", "customers")
 
@@ -52,7 +52,7 @@ def read_corpus(text: bytes, where: str) -> Corpus:
             _entries(corpus), key=lambda e: (e.fields["aggregation_key"], str(e.fields.get("start") or ""))
         )
         courses = {e.plain.key: e.plain for e in entries if e.plain.type is ContentType.COURSE}
-        return Corpus(entries, courses, {c["uuid"]: _customer(c) for c in corpus["customers"]})
+        return Corpus(entries, courses, {c.uuid: c for c in map(_customer, corpus["customers"])})
     except (KeyError, TypeError, AttributeError, BadDocument) as error:
         raise SourceError(f"{where}: {type(error).__name__}: {error}") from error
 
@@ -149,10 +149,9 @@ def _entry(search_: Document, full: Document | None = None, review: Document | N
 
 
 def _customer(details: dict[str, Any]) -> CustomerDetails:
-    return CustomerDetails(
-        uuid=details["uuid"],
-        slug=details["slug"],
-        portal=details["enable_learner_portal"],
-        name=details["name"],
-        modified=details["modified"],
-    )
+    uuid = canonical_uuid(details["uuid"])
+    texts = [details[name] for name in ("slug", "name", "modified")]
+    portal = details["enable_learner_portal"]
+    if uuid is None or not all(isinstance(text, str) for text in texts) or not isinstance(portal, bool):
+        raise TypeError(f"customer {details['uuid']!r}: uuid, slug, name, modified are texts, the portal is a boolean")
+    return CustomerDetails(uuid, texts[0], portal, texts[1], texts[2])
