@@ -137,6 +137,9 @@ def _sets(index: Index, content: Content, where: str) -> Iterator[str]:
     if not content.members <= content.contained:
         yield f"{where}: {len(content.members - content.contained)} members are not contained"
     courses_of_members = {dictionary.parents[member] for member in content.members}
+    for course in courses_of_members:
+        if course is not None and course not in content.contained:
+            yield f"{where}: {dictionary.keys[course]!r}, the course of a member run, is not contained"
     for ordinal in content.contained - content.members:
         course = dictionary.parents[ordinal]
         if ordinal not in courses_of_members and (course is None or course not in content.members):

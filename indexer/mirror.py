@@ -76,7 +76,7 @@ class CustomerRow:
 
 @dataclass(slots=True)
 class Changes:
-    """What a refresh brought. `content` has the ordinals whose facts or documents changed, their courses and old ones."""
+    """What a refresh brought. `content`: what has changed, and the courses that changed runs have now or had before."""
 
     content: BitMap = field(default_factory=BitMap)
     hashes: set[bytes] = field(default_factory=set)

@@ -5,11 +5,13 @@ in one order: whoever has read up to a clock has everything that was written at 
 its epoch there, too, and is refused if another leads by now.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -60,8 +62,10 @@ class Registry:
         self._sqlite = self._url.get_backend_name() == "sqlite"
         # Without its query, which may hold a password, too.
         self._shown = self._url.set(query={}).render_as_string(hide_password=True)
+        self._threads: list[Thread] = []
         self._engine = self._make_engine()
         if self._sqlite:
+            sa.event.listen(self._engine.sync_engine, "connect", self._note_thread)
             sa.event.listen(self._engine.sync_engine, "connect", _set_up_sqlite)
             sa.event.listen(self._engine.sync_engine, "begin", _begin_sqlite)
 
@@ -76,6 +80,9 @@ class Registry:
     async def close(self) -> None:
         """Ends every connection."""
         await self._engine.dispose()
+        # A cancelled statement goes on in its driver's thread, which must not outlive the event loop it reports to.
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join, BUSY_TIMEOUT_S)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -114,6 +121,10 @@ class Registry:
             raise RegistryError(
                 f"registry {self._shown}: {error}; its driver comes with catalog-sidecar[{extra}]"
             ) from error
+
+    def _note_thread(self, connection: Any, _record: object) -> None:
+        self._threads = [t for t in self._threads if t.is_alive()]
+        self._threads.append(connection.driver_connection._thread)
 
     @asynccontextmanager
     async def _errors(self) -> AsyncIterator[None]:

@@ -1,0 +1,70 @@
+"""Generations in the registry: named before the pointer moves, by the leader alone, and noted when it has moved."""
+
+from dataclasses import replace
+
+import pytest
+
+from indexer.registry import Registry, RegistryError, generations, lead
+from indexer.registry.generations import Generation
+
+FIRST = Generation(1, 1, b"\1" * 32, None, 5, 1_800_000_000_000, 10, 1000, "test", moved=False)
+
+
+@pytest.fixture(autouse=True)
+async def leading(registry: Registry) -> None:
+    assert await lead.take(registry, await lead.observe(registry), "me", 15.0) == 1
+
+
+async def intend(registry: Registry, new: Generation) -> bool:
+    async with registry.plain() as connection:
+        return await generations.intend(connection, new)
+
+
+async def latest(registry: Registry, count: int = 1, *, moved: bool = False) -> list[Generation]:
+    async with registry.read() as connection:
+        return await generations.latest(connection, count, moved=moved)
+
+
+async def test_there_are_none_at_first(registry: Registry) -> None:
+    assert await latest(registry) == []
+
+
+async def test_an_intended_generation_is_noted_whole(registry: Registry) -> None:
+    assert await intend(registry, FIRST)
+    assert await latest(registry) == [FIRST]
+
+
+async def test_a_moved_one_says_so(registry: Registry) -> None:
+    await intend(registry, FIRST)
+    async with registry.plain() as connection:
+        await generations.moved(connection, 1)
+    assert await latest(registry) == [replace(FIRST, moved=True)]
+
+
+async def test_the_newest_come_first_and_those_never_seen_can_be_left_out(registry: Registry) -> None:
+    for number in range(1, 6):
+        await intend(registry, replace(FIRST, generation=number, parent=FIRST.digest))
+    async with registry.plain() as connection:
+        for number in (1, 2, 4):
+            await generations.moved(connection, number)
+    assert [g.generation for g in await latest(registry, 3)] == [5, 4, 3]
+    assert [g.generation for g in await latest(registry, 2, moved=True)] == [4, 2]
+
+
+async def test_a_deposed_leader_names_none(registry: Registry) -> None:
+    await lead.take(registry, await lead.observe(registry), "other", 15.0)
+    assert not await intend(registry, FIRST)
+    assert await latest(registry) == []
+
+
+async def test_a_number_is_given_once(registry: Registry) -> None:
+    await intend(registry, FIRST)
+    with pytest.raises(RegistryError):
+        await intend(registry, replace(FIRST, digest=b"\2" * 32))
+    assert await latest(registry) == [FIRST]
+
+
+async def test_noting_generations_does_not_move_the_clock(registry: Registry) -> None:
+    await intend(registry, FIRST)
+    async with registry.read() as connection:
+        assert await generations.clock(connection) == 0

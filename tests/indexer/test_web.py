@@ -1,0 +1,110 @@
+"""The indexer's HTTP side, asked over a real socket."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.web import Application, Request
+from prometheus_client.parser import text_string_to_metric_families
+
+from indexer.metrics import Metrics
+from indexer.service import Role
+from indexer.web import make_app
+from indexer.wiring import Parts
+from sidecar import __version__
+from sidecar.settings import Settings
+from sidecar.store.memory import MemoryStore
+from tests.fakes import FakeClock, FakeSource
+from tests.indexer import scripts
+from tests.world import World
+
+COURSES = {"content_type": "course"}
+Client = TestClient[Request, Application]
+
+
+@pytest.fixture
+def role() -> Role:
+    return Role(leading=True, epoch=1)
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+async def client(here: World, role: Role, metrics: Metrics) -> AsyncIterator[Client]:
+    parts = Parts(Settings(), here.clock, here.registry, here.store, here.source)
+    async with TestClient(TestServer(make_app(parts, role, metrics))) as opened:
+        yield opened
+
+
+async def numbers(client: Client) -> dict[str, float]:
+    async with client.get("/metrics") as response:
+        assert response.status == 200
+        text = await response.text()
+    return {
+        "/".join([sample.name, *sample.labels.values()]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_health_says_how_the_indexer_is(client: Client, here: World) -> None:
+    await here.add("a", COURSES, query_title="t")
+    async with client.get("/health") as response:
+        body = await response.json()
+    assert (response.status, body["status"], body["generation"]) == (200, "degraded", None)
+    await here.build()
+    async with client.get("/health") as response:
+        body = await response.json()
+    assert (body["status"], body["version"], body["leading"], body["epoch"]) == ("ok", __version__, True, 1)
+    assert (body["generation"], body["behind"], body["queries"][0]["title"]) == (1, 0, "t")
+
+
+async def test_health_without_a_registry_is_503(metrics: Metrics, clock: FakeClock) -> None:
+    parts = Parts(Settings(), clock, scripts.GoneRegistry(), MemoryStore(), FakeSource())
+    async with TestClient(TestServer(make_app(parts, Role(), metrics))) as client:
+        async with client.get("/health") as response:
+            body = await response.json()
+        assert (response.status, body["status"]) == (503, "unavailable")
+        assert body["reason"] == "registry: out of reach"
+        assert (await numbers(client))["catalog_indexer_publish_failures_total/registry out of reach"] == 1
+
+
+async def test_metrics_count_queries_and_generations(
+    client: Client, here: World, metrics: Metrics, role: Role, clock: FakeClock
+) -> None:
+    await here.add("a", COURSES)
+    await here.add("b", {"q": "x"})
+    await here.add("c", {"key": "1"}, query_title="never")
+    await here.pull("none")
+    found = await numbers(client)
+    assert found["catalog_indexer_queries/due"] == 3
+    assert (found["catalog_indexer_leading"], found["catalog_indexer_epoch"]) == (1, 1)
+    generation = await here.build()
+    assert generation is not None
+    metrics.published(generation)
+    clock.advance(90)
+    role.leading = False
+    found = await numbers(client)
+    assert {
+        state: found[f"catalog_indexer_queries/{state}"] for state in ("due", "fresh", "failing", "unpullable")
+    } == {
+        "due": 0,
+        "fresh": 2,
+        "failing": 0,
+        "unpullable": 1,
+    }
+    assert found["catalog_indexer_leading"] == 0
+    assert found["catalog_indexer_oldest_age_seconds"] == 90
+    assert found["catalog_indexer_generation"] == found["catalog_indexer_generations_total"] == 1
+    assert found["catalog_indexer_objects_written_total"] == generation.objects
+    assert found["catalog_indexer_bytes_written_total"] == generation.bytes
+
+
+async def test_nothing_else_is_there(client: Client) -> None:
+    async with client.get("/") as response:
+        assert response.status == 404
+    async with client.post("/health") as response:
+        assert response.status == 405
