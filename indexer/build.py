@@ -44,26 +44,32 @@ async def build(
     """
     publisher = Publisher(parts.registry, parts.store, parts.clock, adopt=adopt)
     await publisher.check()
-    async with parts.registry.read() as connection:
-        targets = await pulls.targets(connection)
-    if query is not None:
-        targets = [t for t in targets if query in (t.hash, str(t.query_id), t.title)]
-        if not targets:
-            raise NoSuchQuery(f"no catalog wants a query of hash, id or title {query!r}")
+    await _targets(parts, query)  # What is refused is refused before anybody waits for the lead.
     leadership = Leadership(parts.registry, parts.clock, parts.settings.indexer.lease_s)
     pointer = await parts.store.pointer()
     epoch = await leadership.acquire(0 if pointer is None else pointer.epoch)
     try:
-        return await _while_leading(leadership, epoch, _build(parts, publisher, epoch, targets, progress))
+        return await _while_leading(leadership, epoch, _build(parts, publisher, epoch, query, progress))
     finally:
         await leadership.release(epoch)
+
+
+async def _targets(parts: Parts, query: str | None) -> list[Target]:
+    async with parts.registry.read() as connection:
+        targets = await pulls.targets(connection)
+    if query is None:
+        return targets
+    chosen = [t for t in targets if query in (t.hash, str(t.query_id), t.title)]
+    if not chosen:
+        raise NoSuchQuery(f"no catalog wants a query of hash, id or title {query!r}")
+    return chosen
 
 
 async def _build(
     parts: Parts,
     publisher: Publisher,
     epoch: int,
-    targets: list[Target],
+    query: str | None,
     progress: Callable[[Target | None, int], None],
 ) -> Built:
     done = Built()
@@ -71,6 +77,7 @@ async def _build(
     await render_again(parts.registry, epoch)
     async with parts.registry.plain() as connection:
         await pulls.abandon(connection, parts.clock.now_ms())
+    targets = await _targets(parts, query)
     for target in targets:
         progress(target, len(targets))
         passed = await pipeline.pull(target, "demand", epoch)

@@ -25,7 +25,7 @@ from indexer import dump as dumping
 from indexer.check import check as check_store
 from indexer.metrics import Metrics
 from indexer.registry import Registry, catalogs
-from indexer.registry.catalogs import BadCatalog, CatalogExists, CatalogRow, QueryClash, read_body
+from indexer.registry.catalogs import BadCatalog, CatalogExists, QueryClash, RegisteredCatalog, read_body
 from indexer.registry.pulls import Target
 from indexer.service import Role
 from indexer.service import serve as serve_for_ever
@@ -192,7 +192,7 @@ def list_(config: Path | None, customer: str | None, as_json: bool) -> None:
     """List catalogs in order of creation."""
     wanted = None if customer is None else _uuid(customer)
 
-    async def run(registry: Registry) -> list[CatalogRow]:
+    async def run(registry: Registry) -> list[RegisteredCatalog]:
         async with registry.read() as connection:
             return await catalogs.select(connection)
 

@@ -63,13 +63,14 @@ def listed(mirror: Mirror, members: BitMap, hidden: BitMap, forced: BitMap) -> B
 
 @dataclass(frozen=True, slots=True)
 class CompiledQuery:
-    """A filter's content: its sets, what differs for it, and all ordinals that this was worked out from."""
+    """A filter's content: its sets, what differs for it, and the ordinals whose facts and documents these rest on."""
 
     v1: ContentSet
     v2: ContentSet | None
     overrides_v1: tuple[tuple[int, bytes], ...]
     overrides_v2: tuple[tuple[int, bytes], ...]
     members: BitMap
+    documents: BitMap
 
     def references(self) -> Iterator[bytes]:
         for content in (self.v1, self.v2):
@@ -136,6 +137,7 @@ def compile_query(mirror: Mirror, result: ResultRow, texts: Texts) -> tuple[Comp
             for pair in override(ordinal, text, allowed_keys)
         ),
         members=result.members | (result.restricted_members or NOTHING),
+        documents=BitMap([ordinal for ordinal, _ in texts_needed(mirror, result)]),
     )
     return compiled, sealed
 
@@ -155,10 +157,11 @@ class Compiler:
 
     def outdated(self, changes: Changes) -> set[bytes]:
         """The hashes whose compiled content these changes touch."""
-        content = changes.content
-        touched = (
-            {h for h, compiled in self._queries.items() if compiled.members.intersect(content)} if content else set()
-        )
+        touched = {
+            hash_
+            for hash_, compiled in self._queries.items()
+            if compiled.members.intersect(changes.facts) or compiled.documents.intersect(changes.content)
+        }
         return touched | changes.hashes
 
     def texts_needed(self, hashes: Iterable[bytes]) -> set[tuple[int, int]]:

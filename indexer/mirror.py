@@ -76,9 +76,13 @@ class CustomerRow:
 
 @dataclass(slots=True)
 class Changes:
-    """What a refresh brought. `content`: what has changed, and the courses that changed runs have now or had before."""
+    """What a refresh brought. `content`: what has changed, and the courses that changed runs have now or had before.
+
+    `facts`: those of them whose type, parent, restriction or activity has changed, which sets are worked out from.
+    """
 
     content: BitMap = field(default_factory=BitMap)
+    facts: BitMap = field(default_factory=BitMap)
     hashes: set[bytes] = field(default_factory=set)
     catalogs: set[bytes] = field(default_factory=set)
     customers: set[bytes] = field(default_factory=set)
@@ -124,6 +128,7 @@ class Mirror:
         """All there is, as if it had just changed."""
         return Changes(
             content=BitMap(range(len(self.keys))),
+            facts=BitMap(range(len(self.keys))),
             hashes={h for q in self.queries.values() for h in (q.hash, q.serving) if h is not None},
             catalogs=set(self.catalogs),
             customers=set(self.customers),
@@ -144,8 +149,12 @@ class Mirror:
         for r in await connection.execute(newer):
             if r.ordinal == len(self.keys):
                 self._append(r)
-            changes.content.update(o for o in (r.ordinal, r.parent, self.parents[r.ordinal]) if o is not None)
+            touched = [o for o in (r.ordinal, r.parent, self.parents[r.ordinal]) if o is not None]
+            changes.content.update(touched)
+            before = self._facts(r.ordinal)
             self._learn(r)
+            if self._facts(r.ordinal) != before:
+                changes.facts.update(touched)
         shown = sa.select(document.c.ordinal).where(document.c.clock > since, document.c.variant == SHOWN)
         changes.content.update(r.ordinal for r in await connection.execute(shown))
 
@@ -157,6 +166,9 @@ class Mirror:
         self.uuids.append(None)
         self.metadata.append(None)
         self.modified_ms.append(0)
+
+    def _facts(self, ordinal: int) -> tuple[int, int | None, bool, bool]:
+        return self.types[ordinal], self.parents[ordinal], ordinal in self.restricted, ordinal in self.active
 
     def _learn(self, r: sa.Row[tuple[object, ...]]) -> None:
         ordinal: int = r.ordinal

@@ -16,6 +16,7 @@ from indexer.registry import Registry, pulls
 from indexer.registry.pulls import Target
 from indexer.source import Pulled, Source, SourceError, Unpullable
 from sidecar.clock import Clock
+from sidecar.errors import ContractError
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +45,8 @@ class Pipeline:
                 log.warning("content filter", query=target.hash, title=target.title, warning=warning)
             async with self._accepting:
                 await self._accept(task, target, pulled, epoch)
-        except SourceError as error:
+        except (SourceError, ContractError) as error:
+            # A document that no object can hold is the source's, too.
             await self._fail(task, target, error, epoch)
             return False
         self._accepted()
@@ -78,7 +80,7 @@ class Pipeline:
             await pulls.accept(tx, task, target.hash, ingested, members=len(pulled.members))
         log.info("pulled", query=target.hash, members=len(pulled.members), changed=len(ingested.documents))
 
-    async def _fail(self, task: str, target: Target, error: SourceError, epoch: int) -> None:
+    async def _fail(self, task: str, target: Target, error: Exception, epoch: int) -> None:
         log.error("pull failed", query=target.hash, title=target.title, reason=str(error))
         async with self._registry.write(epoch) as tx:
             if isinstance(json.loads(target.content_filter), dict):

@@ -111,12 +111,11 @@ class Publisher:
             changes = await self._mirror.refresh(connection)
             known = await generations.latest(connection)
             last = known[0] if known else None
-            if pointer != self._pointer:
-                self._uploaded.clear()
             if pointer != self._pointer or not self._compiled:
                 self._compiler = Compiler(self._mirror)
                 changes = self._mirror.everything()
                 self._references = await self._already_there(pointer)
+                self._uploaded &= await tree.intact(self._store, self._uploaded)
             elif self._mirror.clock == self._covered:
                 return None
             outdated = self._compiler.outdated(changes)
@@ -125,8 +124,7 @@ class Publisher:
             await self._write_documents(connection, changes.content)
         if (
             last is not None
-            and pointer is not None
-            and last.digest == pointer.digest
+            and pointer == (last.epoch, last.generation, last.digest)
             and last.clock == self._mirror.clock
             and pointer.digest in self._references  # Its tree is there, and was not written again just now.
         ):
@@ -146,10 +144,14 @@ class Publisher:
         if pointer is None:
             return set()
         try:
-            return await tree.references(self._store, pointer.digest)
+            found = await tree.references(self._store, pointer.digest)
         except (ContractError, ObjectMissing) as error:
             log.warning("the published tree is damaged; everything is written again", reason=str(error))
             return set()
+        intact = await tree.intact(self._store, found)
+        if damaged := len(found) - len(intact):
+            log.warning("objects of the published tree are missing or damaged; they are written again", objects=damaged)
+        return intact
 
     async def _move(self, epoch: int, pointer: Pointer | None, last: Generation | None) -> Generation:
         number = 1 + max(0 if last is None else last.generation, 0 if pointer is None else pointer.generation)

@@ -28,7 +28,7 @@ class Parts:
 def open_source(settings: Settings) -> Source:
     """The source of `source.kind`. Raises SourceError for one that this version does not have."""
     if settings.source.kind == "file":
-        return FileSource(Path(settings.source.path))
+        return FileSource(Path(settings.source.path), restricted_runs=settings.source.restricted_runs)
     raise SourceError(
         f"source.kind = {settings.source.kind!r}: this version reads corpora from files alone; use 'file'"
     )

@@ -61,8 +61,11 @@ def at_least(least: int) -> Check[int]:
 
 
 def _split(url: str) -> SplitResult | None:
-    """The parts of a URL, or None for what is no URL. Several hosts (Sentinel, Cluster) are one netloc."""
-    if any(character.isspace() for character in url):
+    """The parts of a URL, or None for what is no URL. Several hosts (Sentinel, Cluster) are one netloc.
+
+    A path may have spaces in it: a checkout lies where it lies.
+    """
+    if url != url.strip() or any(character.isspace() for character in url.replace(" ", "")):
         return None
     try:
         return urlsplit(url)
@@ -72,7 +75,7 @@ def _split(url: str) -> SplitResult | None:
 
 def _is_http_url(url: str) -> bool:
     parts = _split(url)
-    if parts is None or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
+    if parts is None or " " in url or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
         return False
     try:
         return bool(parts.hostname) and parts.port != 0
@@ -91,6 +94,8 @@ def _is_store_url(url: str) -> bool:
         return False
     if parts.scheme == "sqlite":
         return _is_sqlite_file(parts)
+    if " " in url:
+        return False
     hosts = parts.netloc.rpartition("@")[2]
     return parts.scheme in ("redis", "rediss", "redis+sentinel", "redis+cluster") and bool(hosts)
 
@@ -101,6 +106,8 @@ def _is_registry_url(url: str) -> bool:
         return False
     if parts.scheme == "sqlite+aiosqlite":
         return _is_sqlite_file(parts)
+    if " " in url:
+        return False
     # The host may be absent: both drivers also take a unix socket, in the query.
     return parts.scheme in ("postgresql+asyncpg", "mysql+asyncmy") and parts.path not in ("", "/")
 

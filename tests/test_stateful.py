@@ -423,11 +423,13 @@ class Machine(RuleBasedStateMachine):
         self.do(verify(self.store))
 
     def teardown(self) -> None:
-        if hasattr(self, "world"):
+        if not hasattr(self, "world"):
+            return
+        try:
             self.do(self._heal())
+        finally:
             self.do(self._close_sidecar())
             self.do(self.registry.close())
-        if hasattr(self, "loop"):
             self.loop.run_until_complete(self.loop.shutdown_default_executor())
             self.loop.close()
             shutil.rmtree(self.path)

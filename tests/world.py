@@ -9,7 +9,7 @@ from indexer.check import check
 from indexer.pipeline import Pipeline
 from indexer.publish import Publisher, render_again
 from indexer.registry import Registry, catalogs, lead, pulls
-from indexer.registry.catalogs import CatalogRow, read_body
+from indexer.registry.catalogs import RegisteredCatalog, read_body
 from indexer.registry.generations import Generation
 from indexer.source import Source
 from sidecar.contract.index import Index, index_references
@@ -44,7 +44,7 @@ class World:
         await render_again(self.registry, epoch)
         return epoch
 
-    async def add(self, title: str, content_filter: object, **fields: Any) -> CatalogRow:
+    async def add(self, title: str, content_filter: object, **fields: Any) -> RegisteredCatalog:
         """Adds a catalog."""
         async with self.registry.write() as tx:
             row, _ = await catalogs.create(tx, read_body(catalog_body(title, content_filter, **fields)), "test")

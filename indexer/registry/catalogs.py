@@ -6,6 +6,7 @@ query by hash or makes it. A changed query keeps `serving` its old hash until a 
 """
 
 import json
+import math
 import uuid as uuids
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from sidecar.errors import CatalogError
 
 DEFAULT_COURSE_MODES: Final = ("verified", "professional", "no-id-professional", "audit", "honor")
 MAX_TEXT: Final = 255
+MAX_FILTER_DEPTH: Final = 100
+MAX_FILTER_BYTES: Final = 1024 * 1024
 
 
 class BadCatalog(CatalogError):
@@ -63,7 +66,7 @@ class CatalogBody:
 
 
 @dataclass(frozen=True, slots=True)
-class CatalogRow:
+class RegisteredCatalog:
     """A catalog and its query, as the registry has them."""
 
     number: int
@@ -119,6 +122,8 @@ def read_body(body: object) -> CatalogBody:
         audit_urls = False
     if "content_filter" not in body:
         problems.append("content_filter is missing; give the filter as a JSON object")
+    elif problem := _filter_problem(body["content_filter"]):
+        problems.append(f"content_filter {problem}")
     read = CatalogBody(
         uuid=uuid("uuid", required=False),
         title=text("title"),
@@ -137,7 +142,7 @@ def read_body(body: object) -> CatalogBody:
 
 async def create(
     tx: Transaction, body: CatalogBody, who: str, created_ms: int | None = None
-) -> tuple[CatalogRow, bool]:
+) -> tuple[RegisteredCatalog, bool]:
     """The catalog of this body, and whether it was made by this call; the same body again changes nothing.
 
     Raises CatalogExists if its uuid belongs to a catalog of another body, and QueryClash.
@@ -146,7 +151,7 @@ async def create(
     if body.uuid and (existing := await find(tx.connection, body.uuid)):
         if _says_the_same(existing, body):
             return existing, False
-        raise CatalogExists(f"catalog {body.uuid} exists with another body; change it with PUT or PATCH")
+        raise CatalogExists(f"catalog {body.uuid} exists with another body; remove it first, or take another uuid")
     uuid = body.uuid or str(uuids.uuid4())
     values = {
         "uuid": uuid,
@@ -176,13 +181,13 @@ async def remove(tx: Transaction, uuid: str, who: str) -> None:
     await _note(tx, row, "removed", who)
 
 
-async def find(connection: AsyncConnection, uuid: str) -> CatalogRow | None:
+async def find(connection: AsyncConnection, uuid: str) -> RegisteredCatalog | None:
     """The catalog of a uuid."""
     rows = await select(connection, catalog.c.uuid == uuid)
     return rows[0] if rows else None
 
 
-async def select(connection: AsyncConnection, *conditions: sa.ColumnElement[bool]) -> list[CatalogRow]:
+async def select(connection: AsyncConnection, *conditions: sa.ColumnElement[bool]) -> list[RegisteredCatalog]:
     """The catalogs that meet all conditions, in order of creation."""
     q = catalog_query.c
     rows = await connection.execute(
@@ -199,7 +204,7 @@ async def select(connection: AsyncConnection, *conditions: sa.ColumnElement[bool
         .order_by(catalog.c.number)
     )
     return [
-        CatalogRow(
+        RegisteredCatalog(
             number=r.number,
             uuid=r.uuid,
             title=r.title,
@@ -220,7 +225,7 @@ async def select(connection: AsyncConnection, *conditions: sa.ColumnElement[bool
     ]
 
 
-def as_body(row: CatalogRow) -> dict[str, object]:
+def as_body(row: RegisteredCatalog) -> dict[str, object]:
     """A catalog in the field names of enterprise-catalog's API, as `read_body` takes it."""
     return {
         "uuid": row.uuid,
@@ -235,12 +240,30 @@ def as_body(row: CatalogRow) -> dict[str, object]:
     }
 
 
+def _filter_problem(content_filter: object) -> str | None:
+    """What keeps a filter from being stored, hashed and read again by everybody, however little stack they have."""
+    layer, depth = [content_filter], 0
+    while layer:
+        depth += 1
+        if depth > MAX_FILTER_DEPTH:
+            return f"is nested more than {MAX_FILTER_DEPTH} levels deep"
+        inner: list[object] = []
+        for value in layer:
+            if isinstance(value, float) and not math.isfinite(value):
+                return f"has the number {value}, which JSON does not know"
+            if isinstance(value, dict | list):
+                inner += value.values() if isinstance(value, dict) else value
+        layer = inner
+    size = len(json.dumps(content_filter))
+    return f"is {size} bytes of JSON; the limit is {MAX_FILTER_BYTES}" if size > MAX_FILTER_BYTES else None
+
+
 def _is_text(value: object) -> TypeGuard[str]:
     """Whether every database and UTF-8 can hold it: JSON can spell NUL and half of a surrogate pair."""
     return isinstance(value, str) and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
 
 
-def _says_the_same(row: CatalogRow, body: CatalogBody) -> bool:
+def _says_the_same(row: RegisteredCatalog, body: CatalogBody) -> bool:
     have = (row.title, row.customer, row.customer_name, row.course_modes, row.audit_urls, row.wanted)
     wanted_hash = query_hash(body.content_filter).hex()
     want = (body.title, body.customer, body.customer_name, body.course_modes, body.audit_urls, wanted_hash)
@@ -313,6 +336,6 @@ async def _query_where(tx: Transaction, condition: sa.ColumnElement[bool]) -> sa
     return (await tx.connection.execute(sa.select(catalog_query).where(condition))).one_or_none()
 
 
-async def _note(tx: Transaction, row: CatalogRow, action: str, who: str) -> None:
+async def _note(tx: Transaction, row: RegisteredCatalog, action: str, who: str) -> None:
     values = {"clock": tx.clock, "at_ms": tx.now_ms, "catalog": row.uuid, "action": action, "who": who[:MAX_TEXT]}
     await tx.connection.execute(sa.insert(catalog_history).values(record=json.dumps(as_body(row)), **values))

@@ -35,7 +35,7 @@ class Corpus:
     """One version of the file, ready to be searched, in search/all's order."""
 
     entries: Sequence[Entry]
-    courses: Mapping[str, Item]
+    courses: Mapping[str, Entry]
     customers: Mapping[str, CustomerDetails]
 
 
@@ -51,47 +51,50 @@ def read_corpus(text: bytes, where: str) -> Corpus:
         entries = sorted(
             _entries(corpus), key=lambda e: (e.fields["aggregation_key"], str(e.fields.get("start") or ""))
         )
-        courses = {e.plain.key: e.plain for e in entries if e.plain.type is ContentType.COURSE}
+        courses = {e.plain.key: e for e in entries if e.plain.type is ContentType.COURSE}
         return Corpus(entries, courses, {c.uuid: c for c in map(_customer, corpus["customers"])})
     except (KeyError, TypeError, AttributeError, BadDocument) as error:
         raise SourceError(f"{where}: {type(error).__name__}: {error}") from error
 
 
-def search(corpus: Corpus, content_filter: object) -> Pulled:
+def search(corpus: Corpus, content_filter: object, *, restricted_runs: bool = True) -> Pulled:
     """What search/all finds in a corpus. Raises Unpullable for a filter that cannot be evaluated here."""
     if not isinstance(content_filter, dict):
         raise Unpullable(f"the content filter is {content_filter!r:.80}, and not an object")
     try:
         compiled = compile_filter(content_filter)
         allowed = allowed_restricted_runs(content_filter)
-        forced = forced_courses(content_filter)
+        keys = forced_courses(content_filter)
     except FilterError as error:
         raise Unpullable(str(error)) from error
     hits = [entry for entry in corpus.entries if compiled.matches(entry.fields)]
-    unknown = [key for key in forced if key not in corpus.courses]
+    forced = [corpus.courses[key] for key in keys if key in corpus.courses]
+    restricted = None
+    if allowed and restricted_runs:
+        found = (e.shown for e in (*hits, *forced) if not e.shown.restricted or e.shown.key in allowed)
+        restricted = tuple({item.key: item for item in found}.values())
     return Pulled(
         members=tuple(e.plain for e in hits if not e.plain.restricted),
-        restricted=tuple(e.shown for e in hits if not e.shown.restricted or e.shown.key in allowed)
-        if allowed
-        else None,
-        forced=tuple(corpus.courses[key] for key in forced if key in corpus.courses),
+        restricted=restricted,
+        forced=tuple(e.plain for e in forced),
         warnings=tuple(f"key {key!r} is unknown to search/all and ignored" for key in compiled.ignored)
-        + tuple(f"force-included course {key!r} does not exist" for key in unknown),
+        + tuple(f"force-included course {key!r} does not exist" for key in keys if key not in corpus.courses),
     )
 
 
 class FileSource:
     """Implements Source over a corpus file; another version of the file is read at the next pull."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, restricted_runs: bool = True) -> None:
         self._path = path
+        self._restricted_runs = restricted_runs
         self._version: tuple[int, int] | None = None
         self._corpus = Corpus((), {}, {})
         self._reading = asyncio.Lock()
 
     async def pull(self, content_filter: object) -> Pulled:
         corpus = await self._current()
-        return await asyncio.to_thread(search, corpus, content_filter)
+        return await asyncio.to_thread(search, corpus, content_filter, restricted_runs=self._restricted_runs)
 
     async def customer(self, uuid: str) -> CustomerDetails | None:
         return (await self._current()).customers.get(uuid)

@@ -114,7 +114,7 @@ class TestCatalogs:
         error = cli.refused("catalogs", "add", "-", input=json.dumps(catalog_body("a", {})))
         assert error == (
             f"<stdin>: catalog 1 of 1: catalog {uuid_of('catalog a')} exists with another body; "
-            "change it with PUT or PATCH"
+            "remove it first, or take another uuid"
         )
 
     @pytest.mark.parametrize("text", ["", "{", "nonsense", "[1,", "[" * 100_000, '{"catalogs": [{]}'])

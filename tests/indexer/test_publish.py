@@ -315,6 +315,30 @@ class TestALostStore:
         await here.publish()
         assert (await check(here.store)).problems == []
 
+    @pytest.mark.parametrize("kind", list(ObjectType))
+    @pytest.mark.parametrize("lost", [True, False], ids=["lost", "flipped"])
+    async def test_any_object_of_which_is_damaged_is_made_whole_by_a_new_process(
+        self, here: World, kind: ObjectType, lost: bool
+    ) -> None:
+        await fill(here)
+        await built(here)
+        objects = memory_of(here).objects
+        digest = next(d for d, data in sorted(objects.items()) if HEADER.unpack_from(data)[2] == kind)
+        if lost:
+            del objects[digest]
+        else:
+            objects[digest] = objects[digest][:-1] + bytes([objects[digest][-1] ^ 1])
+        await here.lead()
+        await here.publish()
+        await verify(here.store)
+
+    async def test_before_its_first_generation_is_filled_from_the_registry(self, here: World) -> None:
+        await fill(here)
+        await here.pull()
+        memory_of(here).objects.clear()
+        await here.publish()
+        await verify(here.store)
+
     async def test_keeps_the_higher_number_of_a_foreign_pointer(self, here: World) -> None:
         await fill(here)
         await built(here)

@@ -3,7 +3,7 @@
 import pytest
 
 from indexer import tree
-from sidecar.contract.objects import ObjectType
+from sidecar.contract.objects import ObjectType, seal
 from sidecar.contract.records import open_record
 from sidecar.errors import ContractError, ObjectMissing
 from sidecar.store.memory import MemoryStore
@@ -64,3 +64,11 @@ async def test_a_missing_and_a_damaged_object_are_different_errors(here: World) 
     with pytest.raises(ContractError):
         await tree.references(here.store, root)
     here.store.objects[shard] = data
+
+
+async def test_intact_is_what_is_there_with_the_bytes_that_its_digest_says() -> None:
+    store = MemoryStore()
+    good, bad, gone = (seal(ObjectType.BITMAP, text) for text in (b"good", b"bad", b"gone"))
+    await store.put([good, bad])
+    store.objects[bad.digest] += b"!"
+    assert await tree.intact(store, {good.digest, bad.digest, gone.digest}) == {good.digest}

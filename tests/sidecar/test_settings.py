@@ -446,3 +446,8 @@ def test_any_text_in_the_environment_is_either_taken_or_refused_by_name(row: Row
         assert any(row.full_name in str(problem) or row.env in str(problem) for problem in outcome.problems)
     else:
         assert type(value_of(outcome, row)).__name__ == row.type
+
+
+def test_a_store_may_lie_in_a_folder_with_a_space_in_its_name() -> None:
+    url = "sqlite:////srv/open edx/store.db"
+    assert load(None, {"CATALOG_STORE_URL": url}).store.url == url

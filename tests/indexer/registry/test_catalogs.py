@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from indexer.registry import Registry, catalogs, pulls
-from indexer.registry.catalogs import BadCatalog, CatalogExists, CatalogRow, NoSuchCatalog, QueryClash, read_body
+from indexer.registry.catalogs import BadCatalog, CatalogExists, NoSuchCatalog, QueryClash, RegisteredCatalog, read_body
 from indexer.registry.schema import catalog, catalog_history, catalog_query, result
 from sidecar.contract.words import PullState, query_hash
 from tests.fakes import FakeClock, Json, catalog_body, uuid_of
@@ -20,7 +20,9 @@ PROGRAMS = {"content_type": "program"}
 RUNS = {"content_type": "courserun"}
 
 
-async def create(registry: Registry, title: str, content_filter: object, **fields: Any) -> tuple[CatalogRow, bool]:
+async def create(
+    registry: Registry, title: str, content_filter: object, **fields: Any
+) -> tuple[RegisteredCatalog, bool]:
     async with registry.write() as tx:
         return await catalogs.create(tx, read_body(catalog_body(title, content_filter, **fields)), "me")
 
@@ -30,7 +32,7 @@ async def remove(registry: Registry, uuid: str) -> None:
         await catalogs.remove(tx, uuid, "me")
 
 
-async def find(registry: Registry, uuid: str) -> CatalogRow | None:
+async def find(registry: Registry, uuid: str) -> RegisteredCatalog | None:
     async with registry.read() as connection:
         return await catalogs.find(connection, uuid)
 
@@ -432,3 +434,34 @@ class TestSelecting:
             found = await catalogs.select(connection, c.customer == uuid_of("Other"), c.title == "b")
             assert [row.title for row in found] == ["b"]
             assert await catalogs.select(connection, c.customer == uuid_of("Other"), c.title == "a") == []
+
+
+def nested(levels: int) -> object:
+    """An object in an object in an object."""
+    inner: object = 1
+    for _ in range(levels):
+        inner = {"a": inner}
+    return inner
+
+
+class TestAFilter:
+    """Whatever is stored can be read again by every process, however little stack or memory it has left."""
+
+    @pytest.mark.parametrize(
+        "content_filter, problem",
+        [
+            (nested(100), "nested more than 100 levels deep"),
+            (nested(50_000), "nested more than 100 levels deep"),
+            ({"key": ["x" * 1_100_000]}, "bytes of JSON; the limit is 1048576"),
+            ({"first_enrollable_paid_seat_price__lte": float("nan")}, "has the number nan"),
+            ([float("-inf")], "has the number -inf"),
+        ],
+        ids=["deep", "very deep", "large", "nan", "infinity"],
+    )
+    def test_that_could_not_be_is_refused(self, content_filter: object, problem: str) -> None:
+        with pytest.raises(BadCatalog, match=problem):
+            read_body(catalog_body("one", content_filter))
+
+    def test_of_the_deepest_kind_passes(self) -> None:
+        deep = nested(99)
+        assert read_body(catalog_body("one", deep)).content_filter == deep

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from indexer.source import SourceError, Unpullable
+from indexer.source import Pulled, SourceError, Unpullable
 from indexer.source.file import FileSource, read_corpus, search
 from sidecar.contract.words import ContentType
 from tests.fakes import Json, course, customer, program, run, uuid_of
@@ -196,3 +196,25 @@ class TestTheFile:
         assert other is not None
         assert other.uuid == uuid_of("Other")
         assert await source.customer(uuid_of("nobody")) is None
+
+
+class TestRestrictedRuns:
+    """Restricted runs are shown where a filter allows them, and where the settings look for them at all."""
+
+    def pulled(self, *, restricted_runs: bool = True) -> Pulled:
+        content = corpus(course("edX+A", run("a1"), run("a2", restricted=True)))
+        content_filter = {
+            "key": ["edX+None"],
+            "restricted_runs_allowed": {"course:edX+A": ["a2"]},
+            "enterprise_force_include_aggregation_keys": ["course:edX+A"],
+        }
+        read = read_corpus(json.dumps(content).encode(), "here")
+        return search(read, content_filter, restricted_runs=restricted_runs)
+
+    def test_are_shown_of_a_course_that_the_filter_forces_in(self) -> None:
+        pulled = self.pulled()
+        assert [[r.key for r in item.runs] for item in pulled.restricted or ()] == [["a1", "a2"]]
+        assert [[r.key for r in item.runs] for item in pulled.forced] == [["a1"]]
+
+    def test_are_not_looked_for_where_the_settings_say_so(self) -> None:
+        assert self.pulled(restricted_runs=False).restricted is None
