@@ -4,17 +4,21 @@ The order makes it repeatable: two builds from empty registries over the same co
 """
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Final
 
 from indexer.leadership import Leadership
 from indexer.pipeline import Pipeline
 from indexer.publish import Publisher, render_again
-from indexer.registry import pulls
+from indexer.registry import generations, pulls
 from indexer.registry.generations import Generation
 from indexer.registry.pulls import Target
 from indexer.wiring import Parts
 from sidecar.errors import CatalogError
+
+PATIENCE_LEASES: Final = 2
 
 
 class NoSuchQuery(CatalogError):
@@ -40,14 +44,14 @@ async def build(
 ) -> Built:
     """Builds all queries, or the one of this hash, id or title; `progress` is told of each before its pull.
 
-    Raises NoSuchQuery, ForeignStore, and Deposed if another indexer takes the lead meanwhile.
+    Raises NoSuchQuery, ForeignStore, AnotherLeads, and Deposed if another indexer takes the lead meanwhile.
     """
     publisher = Publisher(parts.registry, parts.store, parts.clock, adopt=adopt)
     await publisher.check()
     await _targets(parts, query)  # What is refused is refused before anybody waits for the lead.
-    leadership = Leadership(parts.registry, parts.clock, parts.settings.indexer.lease_s)
+    leadership = Leadership(parts.registry, parts.clock, parts.settings.indexer.lease_s, parts.clock.sleep)
     pointer = await parts.store.pointer()
-    epoch = await leadership.acquire(0 if pointer is None else pointer.epoch)
+    epoch = await leadership.acquire(0 if pointer is None else pointer.epoch, patience=PATIENCE_LEASES)
     try:
         return await _while_leading(leadership, epoch, _build(parts, publisher, epoch, query, progress))
     finally:
@@ -81,11 +85,17 @@ async def _build(
     for target in targets:
         progress(target, len(targets))
         passed = await pipeline.pull(target, "demand", epoch)
+        # A filter that is no object finds nothing, and that is what is published: there is nothing to mend.
+        passed = passed or not isinstance(json.loads(target.content_filter), dict)
         (done.passed if passed else done.failed).append(target)
     done.customers_failed = await pipeline.details(epoch, parts.clock.now_ms())
     progress(None, len(targets))
     done.generation = await publisher.commit(epoch)
-    await publisher.sweep(epoch, parts.settings.store.keep_generations)
+    keep = parts.settings.store.keep_generations
+    await publisher.sweep(epoch, keep)
+    async with parts.registry.plain() as connection:
+        await pulls.prune(connection, parts.clock.now_ms())
+        await generations.prune(connection, max(generations.KEPT, keep))
     return done
 
 

@@ -7,6 +7,7 @@ import asyncio
 import getpass
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 from aiohttp import web
@@ -146,7 +147,7 @@ def dump(config: Path | None, what: str) -> None:
         digest, record = await dumping.find(store, what)
         return {"digest": digest, "type": record.TYPE.name, "record": dumping.readable(record)}
 
-    click.echo(json.dumps(_with_store(_settings(config), run), indent=2, ensure_ascii=False))
+    click.echo(json.dumps(_with_store(_settings(config), run), indent=2))
 
 
 @main.group("catalogs")
@@ -198,7 +199,7 @@ def list_(config: Path | None, customer: str | None, as_json: bool) -> None:
 
     rows = [r for r in _with_registry(_settings(config), run) if wanted in (None, r.customer)]
     if as_json:
-        click.echo(json.dumps([catalogs.as_body(row) for row in rows], indent=2, ensure_ascii=False))
+        click.echo(json.dumps([catalogs.as_body(row) for row in rows], indent=2))
         return
     for row in rows:
         click.echo(f"{row.uuid}  {row.customer}  {row.query_title or row.wanted}  {row.title}")
@@ -318,13 +319,24 @@ async def _build(parts: Parts, query: str | None, adopt: bool) -> building.Built
 
 def _bodies(text: bytes, where: str) -> list[object]:
     try:
-        given = json.loads(text)
+        given = json.loads(text, parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise Refused(f"{where}: not JSON: {error}") from error
     if isinstance(given, dict) and isinstance(given.get("catalogs"), list):
         given = given["catalogs"]
     entries = given if isinstance(given, list) else [given]
     return [entry["body"] if isinstance(entry, dict) and "body" in entry else entry for entry in entries]
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"it has {name}, which is no number of JSON's")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"it has {text:.80}, which is beyond what a number holds")
+    return number
 
 
 def _milliseconds(text: str) -> int:

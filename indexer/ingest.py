@@ -10,6 +10,7 @@ from hashlib import blake2b
 from typing import Final
 
 import orjson
+import zstandard
 
 from indexer.documents import Item, without_restricted
 from indexer.render import render
@@ -48,12 +49,12 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class StoredDocument:
-    """A document to be kept: its ordinal, its variant, the digest of its text, the text."""
+    """A document to be kept: its ordinal, its variant, the digest of its text, the text compressed."""
 
     ordinal: int
     variant: int
     digest: bytes
-    text: bytes
+    body: bytes
 
 
 @dataclass(slots=True)
@@ -111,6 +112,8 @@ class _Merge:
         self.now_ms = now_ms
         self.done = Ingested()
         self.touched: set[str] = set()
+        # Here and not where it is written: this may run beside the event loop, and holds up no other writer.
+        self._compressor = zstandard.ZstdCompressor()
         self._fresh = {key: known.next_ordinal + i for i, key in enumerate(new)}
         self._runs: dict[int, set[str]] = {}
         for facts in known.facts.values():
@@ -182,7 +185,8 @@ class _Merge:
         if self.documents.get((facts.ordinal, variant)) == digest:
             return
         self.documents[facts.ordinal, variant] = digest
-        self.done.documents.append(StoredDocument(facts.ordinal, variant, digest, item.text))
+        body = self._compressor.compress(item.text)
+        self.done.documents.append(StoredDocument(facts.ordinal, variant, digest, body))
         if variant == PLAIN:
             sealed = render(item.key, item.type, item.text)
             if sealed.digest != facts.metadata:

@@ -5,8 +5,8 @@ A filter has at most one job and one pull under way. Jobs are worked out anew wh
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 import structlog
@@ -23,6 +23,7 @@ from sidecar.contract.words import PullState
 from sidecar.errors import CatalogError, StoreError
 
 DETAILS_EVERY_S = 60
+LONGEST_PAUSE_S = 300
 
 log = structlog.get_logger(__name__)
 
@@ -47,9 +48,11 @@ class Jobs:
         self._slots = asyncio.Semaphore(parts.settings.indexer.pulls)
         self._pulling: set[str] = set()
         self._not_before_ms: dict[str, int] = {}
+        self._given_up: dict[str, int] = {}
         self._no_details_before_ms = 0
         self._scheduled: dict[str, int] = {}
         self._running: set[asyncio.Task[None]] = set()
+        self._stopping = False
         self._scheduler = AsyncIOScheduler(timezone=UTC)
 
     def start(self) -> None:
@@ -67,10 +70,16 @@ class Jobs:
 
     async def stop(self) -> None:
         """Runs nothing any more, once this returns."""
-        self._scheduler.shutdown(wait=False)
+        self._stopping = True
+        self._scheduler.pause()
         for task in self._running:
             task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        try:
+            # What is about to begin begins now, and ends at once: the scheduler would log its cancellation as an error.
+            await asyncio.sleep(0)
+            await asyncio.gather(*self._running, return_exceptions=True)
+        finally:
+            self._scheduler.shutdown(wait=False)
 
     async def reconcile(self) -> None:
         """Makes the jobs those of the filters that catalogs want now."""
@@ -82,6 +91,7 @@ class Jobs:
                 self._scheduler.remove_job(hash_)
         for hash_ in self._not_before_ms.keys() - targets.keys():
             del self._not_before_ms[hash_]
+            self._given_up.pop(hash_, None)
         for hash_, target in targets.items():
             if hash_ not in self._pulling:
                 self._schedule(target)
@@ -109,9 +119,12 @@ class Jobs:
         self._scheduled[target.hash] = due_ms
 
     async def _pull(self, target: Target) -> None:
-        self._noted()
+        with self._job():
+            await self._pull_once(target)
+
+    async def _pull_once(self, target: Target) -> None:
         self._scheduled.pop(target.hash, None)
-        if target.hash in self._pulling:
+        if target.hash in self._pulling or self._stopping:
             return
         self._pulling.add(target.hash)
         ended = False
@@ -122,18 +135,36 @@ class Jobs:
             ended = True
         except (StoreError, RegistryError) as error:
             log.warning("pull given up for now", query=target.hash, reason=str(error))
+            await self._note_failure(target, str(error))
         except CatalogError as error:
             self._failed(error)
+        except Exception as error:  # A defect: it ends this pull, and neither the others nor the leader.
+            log.exception("pull broke off", query=target.hash)
+            await self._note_failure(target, f"{type(error).__name__}: {error}")
         finally:
             self._pulling.discard(target.hash)
             if ended:
                 self._not_before_ms.pop(target.hash, None)
-            else:  # The registry knows of no failure: whatever it was, it is not repeated at once.
-                self._not_before_ms[target.hash] = self._parts.clock.now_ms() + FIRST_RETRY_S * 1000
+                self._given_up.pop(target.hash, None)
+            else:  # The result knows of no failure: whatever it was, it is not repeated at once.
+                self._given_up[target.hash] = tries = self._given_up.get(target.hash, 0) + 1
+                pause_s = min(FIRST_RETRY_S << min(tries - 1, 20), LONGEST_PAUSE_S)
+                self._not_before_ms[target.hash] = self._parts.clock.now_ms() + pause_s * 1000
             self._changed()
 
+    async def _note_failure(self, target: Target, reason: str) -> None:
+        """Notes why a pull was given up; if the registry is out of reach, the next leader notes that it ended."""
+        with suppress(RegistryError):
+            async with self._parts.registry.plain() as connection:
+                await pulls.give_up(connection, target.hash, reason, self._parts.clock.now_ms(), self._epoch)
+
     async def _details(self) -> None:
-        self._noted()
+        with self._job():
+            await self._details_once()
+
+    async def _details_once(self) -> None:
+        if self._stopping:
+            return
         now_ms = self._parts.clock.now_ms()
         self._no_details_before_ms = now_ms + DETAILS_EVERY_S * 1000
         try:
@@ -146,9 +177,15 @@ class Jobs:
             if not failed:
                 self._no_details_before_ms = 0
 
-    def _noted(self) -> None:
-        """Notes the task of a job that begins, so that `stop` can wait for its end."""
+    @contextmanager
+    def _job(self) -> Iterator[None]:
+        """The edge of a job: `stop` waits for its end, and the scheduler does not log the end that `stop` asked for."""
         task = asyncio.current_task()
         assert task is not None
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise

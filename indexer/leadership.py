@@ -11,12 +11,19 @@ import structlog
 from indexer.registry import Deposed, Registry, RegistryError, lead
 from indexer.registry.lead import Lease
 from sidecar.clock import Clock
+from sidecar.errors import CatalogError
 
 LOOKS_PER_LEASE: Final = 5
 BEATS_PER_LEASE: Final = 3
 Sleep = Callable[[float], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
+
+
+class AnotherLeads(CatalogError):
+    """Raised when the lead was not free after as long as the caller would wait; nothing was changed."""
+
+    status = 503
 
 
 class Leadership:
@@ -29,10 +36,13 @@ class Leadership:
         self._lease_s = lease_s
         self._sleep = sleep
 
-    async def acquire(self, least_epoch: int = 0) -> int:
-        """Waits until this process leads, and returns its epoch, which is above `least_epoch`."""
+    async def acquire(self, least_epoch: int = 0, *, patience: float | None = None) -> int:
+        """Waits until this process leads, and returns its epoch, which is above `least_epoch`.
+
+        Raises AnotherLeads after `patience` times the lease of a leader that goes on giving signs of life.
+        """
         seen: Lease | None = None
-        since = self._clock.monotonic()
+        begun = since = self._clock.monotonic()
         while True:
             lease = await lead.observe(self._registry)
             if lease != seen:
@@ -46,6 +56,8 @@ class Leadership:
                     log.info("leading", epoch=epoch, holder=self.holder, before=lease.holder)
                     return epoch
                 continue
+            if patience is not None and self._clock.monotonic() - begun >= patience * lease.lease_ms / 1000:
+                raise AnotherLeads(f"{lease.holder} leads; stop it, or leave the pulls to it")
             await self._sleep(lease.lease_ms / 1000 / LOOKS_PER_LEASE)
 
     async def keep(self, epoch: int) -> None:
@@ -53,14 +65,17 @@ class Leadership:
         last = self._clock.monotonic()
         while True:
             await self._sleep(self._lease_s / BEATS_PER_LEASE)
-            begun = self._clock.monotonic()
             try:
                 await lead.renew(self._registry, epoch)
-                last = begun
             except RegistryError as error:
                 log.warning("no sign of life could be given", reason=str(error))
-            if self._clock.monotonic() - last > self._lease_s:
-                raise Deposed(f"epoch {epoch}: no sign of life for {self._clock.monotonic() - last:.1f} s")
+                if self._clock.monotonic() - last > self._lease_s:
+                    raise Deposed(
+                        f"epoch {epoch}: no sign of life for {self._clock.monotonic() - last:.1f} s"
+                    ) from error
+            else:
+                # However long it waited: the registry has just said that nobody else leads.
+                last = self._clock.monotonic()
 
     async def release(self, epoch: int) -> None:
         """Leaves in order."""

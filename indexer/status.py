@@ -46,8 +46,9 @@ async def status(registry: Registry, freshness_s: int) -> Status:
         clock = await generations.clock(connection)
         latest = await generations.latest(connection, moved=True)
         targets = await pulls.targets(connection)
+        given_up = await pulls.given_up(connection)
     now_ms = registry.time.now_ms()
-    queries = tuple(_query(target, now_ms, freshness_s) for target in targets)
+    queries = tuple(_query(target, given_up.get(target.hash), now_ms, freshness_s) for target in targets)
     good = all(q.state == PullState.FRESH.name.lower() and not q.stale for q in queries)
     return Status(
         status="ok" if good else "degraded",
@@ -61,7 +62,7 @@ async def status(registry: Registry, freshness_s: int) -> Status:
     )
 
 
-def _query(target: Target, now_ms: int, freshness_s: int) -> QueryStatus:
+def _query(target: Target, given_up: str | None, now_ms: int, freshness_s: int) -> QueryStatus:
     age_s = None if target.pulled_at_ms is None else max(0, (now_ms - target.pulled_at_ms) // 1000)
     return QueryStatus(
         hash=target.hash,
@@ -70,5 +71,5 @@ def _query(target: Target, now_ms: int, freshness_s: int) -> QueryStatus:
         state=target.state.name.lower(),
         age_s=age_s,
         stale=age_s is not None and age_s > freshness_s,
-        error=target.error,
+        error=given_up or target.error,
     )

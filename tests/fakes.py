@@ -4,7 +4,7 @@ import json
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from indexer.source import CustomerDetails, Described, Pulled, SourceError
+from indexer.source import CustomerDetails, Pulled, SourceError
 from indexer.source.file import read_corpus, search
 
 Json = dict[str, Any]
@@ -72,9 +72,6 @@ class FakeSource:
             if c["uuid"] == uuid:
                 return CustomerDetails(uuid, c["slug"], c["enable_learner_portal"], c["name"], c["modified"])
         return None
-
-    def describe(self) -> Described:
-        return Described("fake", "memory")
 
     async def close(self) -> None:
         pass

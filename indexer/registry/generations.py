@@ -1,11 +1,14 @@
 """Generations in the registry: their numbers, and the digest of every root that was published under them."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from indexer.registry.schema import generation, state
+
+KEPT: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,16 @@ async def intend(connection: AsyncConnection, new: Generation) -> bool:
 async def moved(connection: AsyncConnection, number: int) -> None:
     """Notes that the store's pointer has moved to a generation."""
     await connection.execute(sa.update(generation).where(generation.c.generation == number).values(moved=True))
+
+
+async def prune(connection: AsyncConnection, keep: int) -> None:
+    """Forgets all but the newest generations: of those that readers could see, and, apart from them, of the others."""
+    for moved_ in (True, False):
+        which = generation.c.moved.is_(moved_)
+        newest = sa.select(generation.c.generation).where(which).order_by(generation.c.generation.desc())
+        oldest = await connection.scalar(newest.offset(keep - 1).limit(1))
+        if oldest is not None:
+            await connection.execute(sa.delete(generation).where(which, generation.c.generation < oldest))
 
 
 async def clock(connection: AsyncConnection) -> int:

@@ -16,6 +16,8 @@ from indexer.source import CustomerDetails
 from sidecar.contract.records import Bitmap
 from sidecar.contract.words import ContentType, PullState
 
+PULLS_KEPT_MS: Final = 30 * 86_400_000
+PRUNED_AT_ONCE: Final = 10_000
 EMPTY: Final = Bitmap.of(()).encode()
 # Of a result, without its bitmaps: targets are asked for all the time, and ten thousand of them are megabytes.
 _NOT_THE_CONTENT: Final = ("hash", "content_filter", "state", "pulled_at_ms", "tried_at_ms", "failures", "error")
@@ -97,6 +99,41 @@ async def fail(tx: Transaction, task: str, hash_: str, error: str, *, unpullable
             clock=tx.clock,
         )
     )
+
+
+async def give_up(connection: AsyncConnection, hash_: str, error: str, now_ms: int, epoch: int) -> None:
+    """Notes why the pull that this leader has under way ends, which its result never hears of."""
+    ended = {"state": "failed", "finished_ms": now_ms, "error": error}
+    leads = sa.select(state.c.epoch).scalar_subquery() == epoch
+    await connection.execute(
+        sa.update(pull).where(pull.c.hash == hash_, pull.c.state == "running", leads).values(ended)
+    )
+
+
+async def given_up(connection: AsyncConnection) -> dict[str, str]:
+    """Why the pulls of filters were given up since their results were last tried, by hash."""
+    rows = await connection.execute(
+        sa.select(pull.c.hash, pull.c.error)
+        .join(result, result.c.hash == pull.c.hash)
+        .where(pull.c.state == "failed", pull.c.finished_ms > sa.func.coalesce(result.c.tried_at_ms, -1))
+        .order_by(pull.c.finished_ms)
+    )
+    return {r.hash: r.error for r in rows}
+
+
+async def prune(connection: AsyncConnection, now_ms: int) -> int:
+    """Forgets pulls that ended long ago, but the last of each filter; how many, which is some of them at a time."""
+    last = sa.select(pull.c.hash, sa.func.max(pull.c.requested_ms).label("at")).group_by(pull.c.hash).subquery("last")
+    rows = await connection.execute(
+        sa.select(pull.c.task)
+        .join(last, last.c.hash == pull.c.hash)
+        .where(pull.c.finished_ms < now_ms - PULLS_KEPT_MS, pull.c.requested_ms < last.c.at)
+        .limit(PRUNED_AT_ONCE)
+    )
+    old = [r.task for r in rows]
+    for batch in _batches(old):
+        await connection.execute(sa.delete(pull).where(pull.c.task.in_(batch)))
+    return len(old)
 
 
 async def known(connection: AsyncConnection, keys: Iterable[str]) -> Known:
@@ -262,7 +299,7 @@ async def _write_documents(tx: Transaction, ingested: Ingested) -> None:
             "ordinal": doc.ordinal,
             "variant": doc.variant,
             "digest": doc.digest,
-            "body": zstandard.ZstdCompressor().compress(doc.text),
+            "body": doc.body,
             "clock": tx.clock,
         }
         for doc in latest.values()

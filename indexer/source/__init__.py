@@ -3,9 +3,8 @@
 A pull is complete or it fails with a SourceError that says why; there is no partial result.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from indexer.documents import Item
 
@@ -43,15 +42,6 @@ class CustomerDetails:
     modified: str
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
-    """What a source is, for logs and `status`."""
-
-    kind: str
-    where: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
 class Source(Protocol):
     """One upstream. Every method raises SourceError when the upstream does not answer, or not wholly."""
 
@@ -61,10 +51,6 @@ class Source(Protocol):
 
     async def customer(self, uuid: str) -> CustomerDetails | None:
         """The details of an enterprise customer; None if the upstream does not know it."""
-        ...
-
-    def describe(self) -> Described:
-        """What is read from where."""
         ...
 
     async def close(self) -> None:

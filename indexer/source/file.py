@@ -15,7 +15,7 @@ import orjson
 
 from indexer.documents import BadDocument, Document, Item, is_let_in, item, without_restricted
 from indexer.filters import FIELDS, FilterError, allowed_restricted_runs, compile_filter, forced_courses
-from indexer.source import CustomerDetails, Described, Pulled, SourceError, Unpullable
+from indexer.source import CustomerDetails, Pulled, SourceError, Unpullable
 from sidecar.contract.words import ContentType, canonical_uuid
 
 _PARTS = ("courses", "programs", "pathways", "reviews", "customers")
@@ -98,9 +98,6 @@ class FileSource:
 
     async def customer(self, uuid: str) -> CustomerDetails | None:
         return (await self._current()).customers.get(uuid)
-
-    def describe(self) -> Described:
-        return Described("file", str(self._path), {"documents": len(self._corpus.entries)})
 
     async def close(self) -> None:
         pass

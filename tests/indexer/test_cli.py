@@ -1,5 +1,6 @@
 """Every command, its exit code and its words. Commands run in this process; a few as processes of their own."""
 
+import asyncio
 import json
 import logging
 import os
@@ -18,7 +19,10 @@ from click.testing import CliRunner, Result
 from indexer.cli import main
 from indexer.registry.catalogs import read_body
 from sidecar import __version__
-from sidecar.contract.words import query_hash
+from sidecar.contract.objects import Sealed
+from sidecar.contract.records import Metadata, seal_record
+from sidecar.contract.words import ContentType, query_hash
+from sidecar.store.urls import open_store
 from tests.fakes import Json, catalog_body, course, customer, run, uuid_of
 
 COURSES = {"content_type": "course"}
@@ -121,6 +125,18 @@ class TestCatalogs:
     def test_that_are_no_json_are_refused(self, cli: Installation, text: str) -> None:
         assert cli.refused("catalogs", "add", "-", input=text).startswith("<stdin>: not JSON: ")
 
+    @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+    def test_with_what_is_no_number_are_refused_by_its_name(self, cli: Installation, number: str) -> None:
+        text = json.dumps(catalog_body("a", {"key": "?"})).replace('"?"', number)
+        assert cli.refused("catalogs", "add", "-", input=text).startswith(f"<stdin>: not JSON: it has {number}, ")
+
+    def test_with_half_a_character_in_the_filter_can_be_shown(self, cli: Installation) -> None:
+        """JSON can spell half of a surrogate pair, which UTF-8 cannot."""
+        body = catalog_body("a", {"key": "\ud800"}) | {"title": "Ä"}
+        cli.add(body)
+        (shown,) = json.loads(cli.done("catalogs", "list", "--json"))
+        assert (shown["content_filter"], shown["title"]) == ({"key": "\ud800"}, "Ä")
+
     @pytest.mark.parametrize("text", ["1", '"a"', "null", "[[]]", "[null]", '{"catalogs": [7]}', '{"catalogs": 7}'])
     def test_that_are_no_objects_are_refused(self, cli: Installation, text: str) -> None:
         assert "catalog 1 of 1: " in cli.refused("catalogs", "add", "-", input=text)
@@ -156,7 +172,7 @@ class TestCatalogs:
     def test_are_listed_as_json_that_can_be_added_elsewhere(self, cli: Installation, tmp_path: Path) -> None:
         cli.add(catalog_body("é", COURSES, query_title="t"), catalog_body("b", COURSES, of="Other"))
         listed = cli.done("catalogs", "list", "--json")
-        assert "é" in listed
+        assert [body["title"] for body in json.loads(listed)] == ["é", "b"]
         for body in json.loads(listed):
             read_body(body)
         (tmp_path / "other").mkdir()
@@ -323,6 +339,18 @@ class TestDump:
         assert kinds(uuid_of("Acme")) == ["customer"]
         assert kinds(query_hash(COURSES).hex()) == ["query", "freshness"]
         assert kinds(uuid_of("q")) == ["query"]
+
+    def test_of_a_document_with_half_a_character(self, filled: Installation) -> None:
+        """JSON can spell half of a surrogate pair, which UTF-8 cannot."""
+        digest, data = seal_record(Metadata("A+1", ContentType.COURSE, (rb'{"title":"\ud800"}',)))
+
+        async def put() -> None:
+            store = open_store(f"sqlite:///{filled.path}/store.db", writable=True)
+            await store.put([Sealed(digest, data)])
+            await store.close()
+
+        asyncio.run(put())
+        assert self.dump(filled, digest.hex())["record"]["document"] == {"title": "\ud800"}
 
     def test_of_documents_and_bitmaps(self, filled: Installation) -> None:
         root = self.dump(filled, "root")["record"]

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
@@ -57,7 +58,7 @@ class Ledger:
             del self.documents[at]
         for document in done.documents:
             self.documents[document.ordinal, document.variant] = document.digest
-            self.texts[document.ordinal, document.variant] = json.loads(document.text)["content"]
+            self.texts[document.ordinal, document.variant] = json.loads(zstandard.decompress(document.body))["content"]
         return done
 
     def keys(self, bitmap: bytes | None) -> set[str]:
@@ -219,7 +220,7 @@ class TestDocuments:
         ledger = Ledger()
         done = ledger.take(pulled([course("A+1", run("r1"))], COURSES))
         assert [r.digest for r in done.rendered] == [ledger.facts["A+1"].metadata]
-        text = next(d.text for d in done.documents)
+        text = zstandard.decompress(next(d.body for d in done.documents))
         assert render("A+1", ContentType.COURSE, text) == done.rendered[0]
         assert ledger.facts["A+1"].modified_ms == ledger.now_ms
 

@@ -1,17 +1,20 @@
 """The schedule of one leader: each due filter is pulled once, a few at a time, and no failure is repeated at once."""
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import cast
 
 import pytest
+import sqlalchemy as sa
 
 from indexer.jobs import Jobs
 from indexer.pipeline import Pipeline
-from indexer.registry import Deposed, Registry, catalogs
+from indexer.registry import Deposed, Registry, RegistryError, catalogs, lead, pulls, schema
 from indexer.registry.pulls import Target
+from indexer.status import status
 from indexer.wiring import Parts
 from sidecar.clock import SystemClock
 from sidecar.errors import CatalogError, StoreError
@@ -180,6 +183,47 @@ async def test_a_stop_ends_what_is_under_way(here: World) -> None:
         await pipeline.until(lambda: pipeline.now == 2)
     assert pipeline.now == 0
     assert it.failures == []
+
+
+@pytest.mark.parametrize("begun", [0, 2])
+async def test_a_stop_is_no_error_to_the_scheduler(here: World, caplog: pytest.LogCaptureFixture, begun: int) -> None:
+    """Neither for a pull that is about to begin, nor for one that waits for its turn, nor for one under way."""
+    await add(here, 6)
+    pipeline = FakePipeline()
+    pipeline.gate.clear()
+    with caplog.at_level(logging.ERROR):
+        async with bench(here, pipeline) as it:
+            await it.jobs.reconcile()
+            await asyncio.sleep(0)  # The scheduler hands the jobs over.
+            assert pipeline.now == 0
+            await pipeline.until(lambda: pipeline.now == begun)
+    assert pipeline.now == 0
+    assert [record for record in caplog.records if record.name.startswith("apscheduler")] == []
+
+
+@pytest.mark.parametrize(
+    "outcome, reason",
+    [(StoreError("full"), "full"), (RegistryError("away"), "away"), (KeyError("runs"), "KeyError: 'runs'")],
+)
+async def test_why_a_pull_was_given_up_is_noted_until_one_ends(here: World, outcome: Exception, reason: str) -> None:
+    (hash_,), pipeline = await add(here, 1), FakePipeline()
+    assert await lead.take(here.registry, await lead.observe(here.registry), "jobs", 15.0, 6) == 7
+    async with here.registry.plain() as connection:
+        await pulls.start(connection, hash_, "due", here.clock.now_ms())
+    pipeline.outcome = outcome
+    async with bench(here, pipeline) as it:
+        await it.jobs.reconcile()
+        await it.until_changed()
+    async with here.registry.read() as connection:
+        (row,) = await connection.execute(sa.select(schema.pull))
+    assert (row.state, row.error) == ("failed", reason)
+    assert row.finished_ms is not None
+    assert [query.error for query in (await status(here.registry, 60)).queries] == [reason]
+    assert it.failures == []
+    here.epoch = 7
+    here.clock.wall_ms = row.finished_ms + 1
+    assert await here.pull() == [True]
+    assert [query.error for query in (await status(here.registry, 60)).queries] == [None]
 
 
 @pytest.mark.parametrize("outcome", [StoreError("full"), ZeroDivisionError("a defect")])

@@ -1,12 +1,16 @@
 """Becoming and staying the leader. Time passes only when somebody sleeps; nobody's wall clock counts."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from indexer.leadership import Leadership
+from indexer.leadership import AnotherLeads, Leadership
 from indexer.registry import Deposed, Registry, RegistryError, lead
+from sidecar.errors import CatalogError
 from tests.fakes import FakeClock
 from tests.indexer import scripts
 
@@ -17,6 +21,24 @@ async def held(registry: Registry, holder: str = "dead") -> int:
     epoch = await lead.take(registry, await lead.observe(registry), holder, LEASE_S)
     assert epoch is not None
     return epoch
+
+
+class WaitedFor(Registry):
+    """A registry whose writers wait for others, by a clock that is set by hand; after `good` of them it is away."""
+
+    def __init__(self, path: Path, clock: FakeClock, good: int) -> None:
+        super().__init__(f"sqlite+aiosqlite:///{path}/registry.db", clock)
+        self._hand = clock
+        self._good = good
+
+    @asynccontextmanager
+    async def plain(self) -> AsyncIterator[AsyncConnection]:
+        self._good -= 1
+        if self._good < 0:
+            raise RegistryError("out of reach")
+        self._hand.advance(LEASE_S * 2)
+        async with super().plain() as connection:
+            yield connection
 
 
 class TestAcquiring:
@@ -57,6 +79,31 @@ class TestAcquiring:
 
         await Leadership(registry, clock, LEASE_S, sleep).acquire()
         assert 100 + LEASE_S * 0.8 <= clock.steady_s <= 100 + LEASE_S * 1.4
+
+    async def test_patience_ends_while_the_leader_gives_signs_of_life(
+        self, registry: Registry, clock: FakeClock
+    ) -> None:
+        epoch = await held(registry, "host:7")
+
+        async def sleep(seconds: float) -> None:
+            clock.advance(seconds)
+            await lead.renew(registry, epoch)
+
+        with pytest.raises(AnotherLeads, match=r"^host:7 leads; stop it, or leave the pulls to it$") as refused:
+            await Leadership(registry, clock, 1.0, sleep).acquire(patience=2)
+        assert isinstance(refused.value, CatalogError)
+        assert clock.steady_s == pytest.approx(LEASE_S * 2, abs=LEASE_S / 5)
+        assert (await lead.observe(registry)).epoch == epoch
+
+    async def test_patience_is_enough_for_a_dead_leader(self, registry: Registry, clock: FakeClock) -> None:
+        epoch = await held(registry)
+
+        async def sleep(seconds: float) -> None:
+            clock.advance(seconds)
+            if clock.steady_s < LEASE_S / 2:
+                await lead.renew(registry, epoch)
+
+        assert await Leadership(registry, clock, 1.0, sleep).acquire(patience=2) == epoch + 1
 
     async def test_jumps_of_the_wall_clock_change_nothing(self, registry: Registry, clock: FakeClock) -> None:
         await held(registry)
@@ -132,6 +179,17 @@ class TestKeeping:
         epoch = await leadership.acquire()
         with pytest.raises(asyncio.CancelledError):
             await leadership.keep(epoch)
+
+    async def test_a_sign_of_life_that_had_to_wait_is_one(
+        self, tmp_path: Path, registry: Registry, clock: FakeClock
+    ) -> None:
+        """It waited for twice the lease; and the next one is not late because this one was."""
+        epoch = await held(registry, "me")
+        waited_for = WaitedFor(tmp_path, clock, good=3)
+        with pytest.raises(Deposed, match=r"no sign of life for 20\.0 s"):
+            await Leadership(waited_for, clock, LEASE_S, clock.sleep).keep(epoch)
+        assert (await lead.observe(registry)).beat == 1 + 3
+        await waited_for.close()
 
 
 class TestLeaving:

@@ -64,6 +64,19 @@ async def test_a_number_is_given_once(registry: Registry) -> None:
     assert await latest(registry) == [FIRST]
 
 
+async def test_of_those_that_were_seen_and_of_the_others_the_newest_are_kept(registry: Registry) -> None:
+    for number in range(1, 9):
+        await intend(registry, replace(FIRST, generation=number))
+    async with registry.plain() as connection:
+        for number in (1, 2, 4):
+            await generations.moved(connection, number)
+        await generations.prune(connection, 2)
+    assert [g.generation for g in await latest(registry, 9)] == [8, 7, 4, 2]
+    async with registry.plain() as connection:
+        await generations.prune(connection, 3)
+    assert [g.generation for g in await latest(registry, 9)] == [8, 7, 4, 2]
+
+
 async def test_noting_generations_does_not_move_the_clock(registry: Registry) -> None:
     await intend(registry, FIRST)
     async with registry.read() as connection:

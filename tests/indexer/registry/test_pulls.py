@@ -260,3 +260,48 @@ class TestCustomers:
         source_of(here).customers = []
         await here.build()
         assert (await here.index()).customers == {}
+
+
+class TestGivingUp:
+    async def test_is_noted_of_the_pull_under_way_and_shown_until_the_next_ends(
+        self, here: World, clock: FakeClock
+    ) -> None:
+        await here.add("a", COURSES)
+        await here.pull()
+        (target,) = await targets(here)
+        clock.advance(10)
+        async with here.registry.plain() as connection:
+            await pulls.start(connection, target.hash, "due", clock.now_ms())
+            await pulls.give_up(connection, target.hash, "full", clock.now_ms(), here.epoch)
+            assert await pulls.given_up(connection) == {target.hash: "full"}
+        assert [(p.state, p.error) for p in await rows(here, schema.pull) if p.state != "passed"] == [
+            ("failed", "full")
+        ]
+        assert await targets(here) == [target]
+        clock.advance(10)
+        await here.pull()
+        async with here.registry.read() as connection:
+            assert await pulls.given_up(connection) == {}
+
+    async def test_by_a_deposed_leader_is_not_noted(self, here: World, clock: FakeClock) -> None:
+        """The pull under way may be its successor's."""
+        async with here.registry.plain() as connection:
+            await pulls.start(connection, "a" * 32, "due", clock.now_ms())
+            await pulls.give_up(connection, "a" * 32, "full", clock.now_ms(), here.epoch - 1)
+        assert [p.state for p in await rows(here, schema.pull)] == ["running"]
+
+
+async def test_pulls_are_forgotten_after_a_month_but_the_last_of_each_filter(here: World, clock: FakeClock) -> None:
+    await here.add("a", {"key": "1"}, query_title="a")
+    await here.add("b", {"key": "2"}, query_title="b")
+    await here.pull()
+    clock.advance(60)
+    await here.pull("a")
+    clock.advance(60)
+    first_ms = clock.wall_ms - 120_000
+    async with here.registry.plain() as connection:
+        assert await pulls.prune(connection, first_ms + pulls.PULLS_KEPT_MS) == 0
+        await pulls.start(connection, "c" * 32, "due", 0)
+        assert await pulls.prune(connection, clock.now_ms() + 2 * pulls.PULLS_KEPT_MS) == 1
+    left = sorted((p.requested_ms - first_ms, p.state) for p in await rows(here, schema.pull))
+    assert left == [(-first_ms, "running"), (0, "passed"), (60_000, "passed")]

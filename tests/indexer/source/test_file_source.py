@@ -152,7 +152,6 @@ class TestTheFile:
         source = FileSource(path)
         first = await source.pull(COURSES)
         assert (await source.pull(COURSES)).members[0] is first.members[0]
-        assert source.describe().facts == {"documents": 1}
         write(tmp_path, corpus(course("A+1"), course("B+1")))
         assert [i.key for i in (await source.pull(COURSES)).members] == ["A+1", "B+1"]
         await source.close()
