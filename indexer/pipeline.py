@@ -81,12 +81,13 @@ class Pipeline:
         log.info("pulled", query=target.hash, members=len(pulled.members), changed=len(ingested.documents))
 
     async def _fail(self, task: str, target: Target, error: Exception, epoch: int) -> None:
-        log.error("pull failed", query=target.hash, title=target.title, reason=str(error))
         async with self._registry.write(epoch) as tx:
             if isinstance(json.loads(target.content_filter), dict):
+                log.error("pull failed", query=target.hash, title=target.title, reason=str(error))
                 unpullable = isinstance(error, Unpullable)
                 await pulls.fail(tx, task, target.hash, str(error), unpullable=unpullable)
             else:
+                log.warning("contains nothing", query=target.hash, title=target.title, reason=str(error))
                 await pulls.accept_nothing(tx, task, target.hash, str(error))
         self._accepted()
 

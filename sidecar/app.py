@@ -79,16 +79,23 @@ class Sidecar:
         await self._store.close()
 
 
-async def serve(settings: Settings, store: Store, clock: Clock, stop: asyncio.Event) -> None:
-    """Serves until `stop` is set. Raises CannotListen."""
-    sidecar = Sidecar(settings, store, clock)
-    runner = web.AppRunner(
-        sidecar.app,
+def runner_of(app: web.Application) -> web.AppRunner:
+    """What speaks HTTP for the application, within its bounds."""
+    return web.AppRunner(
+        app,
         access_log=None,
+        # Compressed bodies are refused; they are not unpacked before that.
+        auto_decompress=False,
         max_line_size=MAX_LINE_BYTES,
         max_field_size=MAX_LINE_BYTES,
         shutdown_timeout=SHUTDOWN_S,
     )
+
+
+async def serve(settings: Settings, store: Store, clock: Clock, stop: asyncio.Event) -> None:
+    """Serves until `stop` is set. Raises CannotListen."""
+    sidecar = Sidecar(settings, store, clock)
+    runner = runner_of(sidecar.app)
     where = settings.sidecar
     async with listening(runner, where.host, where.port, where.socket, section="sidecar") as bound:
         _log.info("listening", host=bound.host, port=bound.port, socket=bound.socket)

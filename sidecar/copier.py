@@ -21,6 +21,8 @@ from sidecar.errors import ContractError, StoreError
 from sidecar.tiers import BATCH, Tiers
 
 RETRY_S: Final = 5.0
+# How often the disk is looked at, in case that somebody has removed the copy.
+LOOK_S: Final = 60.0
 _log = structlog.get_logger(__name__)
 
 
@@ -36,11 +38,14 @@ class Copier:
         self._live: frozenset[bytes] = frozenset()
         self._documents: dict[bytes, tuple[bytes, ...]] = {}
         self._resets = disk.resets
+        # The first generation that could not be copied since the last one that could, and the reason that was logged.
+        self._incomplete_since = 0
+        self._reason: str | None = None
 
     async def run(self) -> None:
-        """Copies whatever comes to be served, until cancelled."""
+        """Copies whatever comes to be served, and again what somebody has removed, until cancelled."""
         while True:
-            generation = await self._current.other_than(self.copied)
+            generation = await self._next()
             if not await self.copy(generation) and self._current.generation is generation:
                 await self._clock.sleep(RETRY_S * random.uniform(1, 1.5))
 
@@ -49,18 +54,44 @@ class Copier:
         try:
             return await self._copy(generation)
         except (StoreError, ContractError) as error:
-            _log.warning(
-                "the disk copy could not be completed; tried again",
-                generation=generation.pointer.generation,
-                error=str(error),
-            )
+            self._incomplete(generation.pointer.generation, str(error))
             return False
+
+    async def _next(self) -> Generation:
+        """Waits until another generation than the copied one is served, or until the disk has lost that one."""
+        while True:
+            copied = self.copied
+            if copied is None or self._current.generation is not copied:
+                return await self._current.other_than(copied)
+            waits: tuple[asyncio.Task[object], ...] = (
+                asyncio.create_task(self._current.other_than(copied)),
+                asyncio.create_task(self._clock.sleep(LOOK_S)),
+            )
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+            # Not one of the tasks above: a look at the disk that is cancelled may leave it half begun anew.
+            if await self._disk.pointer() != copied.pointer:
+                return copied
+
+    def _incomplete(self, generation: int, reason: str) -> None:
+        if self._disk.status.incomplete is None:
+            self._incomplete_since, self._reason = generation, None
+        if self._reason != reason:
+            _log.warning("the disk copy could not be completed; tried again", generation=generation, error=reason)
+        self._reason = reason
+        self._disk.status.incomplete = f"generation {self._incomplete_since}: {reason}"
 
     async def _copy(self, generation: Generation) -> bool:
         held = await self._disk.pointer()
+        if self._disk.status.state == "failing":
+            # Nothing is fetched for a disk that cannot take it.
+            return False
         if self.copied is None or held != self.copied.pointer or self._resets != self._disk.resets:
             # Another file, or another writer: nothing is known of what it holds.
-            self._live, self._resets = frozenset(), self._disk.resets
+            self.copied, self._live, self._resets = None, frozenset(), self._disk.resets
         documents = await self._read_documents(generation)
         live = await asyncio.to_thread(_live, generation, documents)
         if held != generation.pointer:
@@ -72,6 +103,7 @@ class Copier:
             if not await self._disk.publish(generation.pointer, live | self._live, self._clock.now_ms()):
                 return False
         self.copied, self._live, self._documents = generation, live, documents
+        self._disk.status.incomplete = None
         _log.info("generation copied to disk", generation=generation.pointer.generation, objects=len(live))
         return True
 

@@ -10,6 +10,7 @@ X-Catalog-Age           whole seconds since the oldest pull that the answer rest
 Retry-After             seconds, where it cannot be told yet (503).
 """
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -40,6 +41,10 @@ from sidecar.parameters import (
 
 # A first pull takes seconds to minutes, and so does a start without a disk copy.
 RETRY_AFTER_S: Final = 5
+# How long a body may take, from its head to its last byte: whoever sends slower holds a connection, and memory.
+BODY_S: Final = 10.0
+# As nginx counts those who hang up before they have their answer; nobody is there to read it.
+CLIENT_GONE: Final = 499
 
 Q = TypeVar("Q")
 
@@ -163,8 +168,11 @@ ROUTES: Final[tuple[Route[Any], ...]] = (
 class Handler:
     """Answers requests to one route of one version of the API."""
 
-    def __init__(self, route: Route[Any], current: Current, clock: Clock, *, restricted: bool) -> None:
+    def __init__(
+        self, route: Route[Any], current: Current, clock: Clock, *, restricted: bool, body_s: float = BODY_S
+    ) -> None:
         self._route = route
+        self._body_s = body_s
         self._current = current
         self._clock = clock
         self._restricted = restricted
@@ -178,6 +186,8 @@ class Handler:
                 return web.Response(body=self._route.options, headers=self._headers)
             if request.method not in self._route.methods:
                 raise Refusal(405, {"detail": f'Method "{request.method}" not allowed.'})
+            if request.method == "POST":
+                await self._receive(request)
             question = await self._route.question(request, self._restricted)
             generation = self._current.generation
             if generation is None:
@@ -192,6 +202,20 @@ class Handler:
             headers["X-Catalog-Age"] = str(age_s(answer.oldest_ms, self._clock.now_ms()))
         return web.Response(body=orjson.dumps(answer.value), headers=headers)
 
+    async def _receive(self, request: web.Request) -> None:
+        """Waits for the body; `request.read()` has it from then on."""
+        encoding = request.headers.get("Content-Encoding")
+        if encoding is not None:
+            # A compressed body that is cut looks like a short one, and would get a wrong answer.
+            raise Refusal(415, {"detail": f'Unsupported content encoding "{encoding}" in request.'})
+        try:
+            async with asyncio.timeout(self._body_s):
+                await request.read()
+        except TimeoutError as error:
+            raise Refusal(408, {"detail": f"The body did not arrive within {self._body_s:g} s."}) from error
+        except OSError as error:
+            raise Refusal(CLIENT_GONE, {"detail": "The client has gone."}) from error
+
     def _refused(self, status: int, body: object, generation: Generation | None) -> web.Response:
         headers = dict(self._headers)
         if generation is not None:
@@ -200,7 +224,11 @@ class Handler:
             headers["Retry-After"] = str(RETRY_AFTER_S)
         # Not orjson: a refusal may quote halves of surrogate pairs, which orjson does not write.
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-        return web.Response(status=status, body=text.encode(errors="replace"), headers=headers)
+        response = web.Response(status=status, body=text.encode(errors="replace"), headers=headers)
+        if status == 408:
+            # What may still come of the body is no next request.
+            response.force_close()
+        return response
 
 
 async def redirect(request: web.Request) -> web.Response:
@@ -210,14 +238,15 @@ async def redirect(request: web.Request) -> web.Response:
     return web.Response(status=301, headers=headers)
 
 
-def containment_routes(current: Current, clock: Clock) -> list[web.RouteDef]:
+def containment_routes(current: Current, clock: Clock, *, body_s: float = BODY_S) -> list[web.RouteDef]:
     """Every route of this file, for aiohttp's router."""
     definitions = []
     for route in ROUTES:
         # The paths are spelled out for each version: aiohttp finds a route by its fixed beginning.
         for prefix, restricted in (("/api/v1", False), ("/api/v2", True)):
             path = prefix + route.path.replace("{uuid}", "{uuid:[^/.]+}")
-            definitions.append(web.route("*", path, Handler(route, current, clock, restricted=restricted).answer))
+            handler = Handler(route, current, clock, restricted=restricted, body_s=body_s)
+            definitions.append(web.route("*", path, handler.answer))
             definitions.append(web.route("*", path.removesuffix("/"), redirect))
     return definitions
 

@@ -27,10 +27,16 @@ class StoreStatus:
 
 @dataclass(slots=True)
 class DiskStatus:
-    """Whether the disk copy works; `off` if none is configured."""
+    """Whether the disk copy works; `off` if none is configured. `incomplete` is what it lacks although it works."""
 
     state: Literal["ok", "failing", "off"]
     error: str | None = None
+    incomplete: str | None = None
+
+    @property
+    def shown(self) -> Literal["ok", "incomplete", "failing", "off"]:
+        """All of it in one word."""
+        return "incomplete" if self.state == "ok" and self.incomplete is not None else self.state
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ class Health:
     store_reachable: bool
     store_behind: bool
     store_conflict: bool
-    disk_state: Literal["ok", "failing", "off"]
+    disk_state: Literal["ok", "incomplete", "failing", "off"]
     memory_bytes: int
     memory_limit_bytes: int
     memory_evictions: int
@@ -116,7 +122,7 @@ def report(
         store_reachable=store.reachable,
         store_behind=store.behind,
         store_conflict=store.conflict,
-        disk_state=disk.state,
+        disk_state=disk.shown,
         memory_bytes=memory_bytes,
         memory_limit_bytes=memory_limit_bytes,
         memory_evictions=memory_evictions,
@@ -144,6 +150,8 @@ def _problems(generation: Generation | None, store: StoreStatus, disk: DiskStatu
         problems.append(f"a newer generation was refused: {store.refused}")
     if disk.state == "failing":
         problems.append(f"the disk copy fails: {disk.error}")
+    if disk.incomplete is not None:
+        problems.append(f"the disk copy is incomplete since {disk.incomplete}")
     if stale:
         problems.append(f"stale: the content of {stale} queries is older than promised")
     return problems

@@ -76,7 +76,9 @@ class Metrics:
             "memory_evictions", "Objects that were dropped from memory to stay within its bound."
         )
         self._evictions_counted = 0
-        self._disk_ok = self._gauge("disk_ok", "1 while the disk copy works, 0 while it fails or none is configured.")
+        self._disk_ok = self._gauge(
+            "disk_ok", "1 while the disk copy works, 0 while it fails, cannot be completed, or none is configured."
+        )
         self._store_reachable = self._gauge("store_reachable", "1 if the last look at the store passed, else 0.")
         self._store_behind = self._gauge(
             "store_behind", "1 while the store shows a generation lower than the one that is served, or none at all."

@@ -10,6 +10,7 @@ import difflib
 import ipaddress
 import json
 import math
+import os
 import re
 import textwrap
 import tomllib
@@ -417,7 +418,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     if UNREADABLE_FILE not in refused:
         problems += [
             _clash_problem(clash, settings, given)
-            for clash in _clashes(settings)
+            for clash in (*_clashes(settings), *_disk_clashes(settings, path))
             if refused.isdisjoint((clash.name, *clash.because_of))
         ]
     if problems:
@@ -526,6 +527,29 @@ def _clashes(settings: Settings) -> Iterator[Clash]:
         )
 
 
+def _disk_clashes(settings: Settings, path: Path | None) -> Iterator[Clash]:
+    """A disk copy in the place of another file: it would be swept, or set aside."""
+    if not settings.sidecar.disk:
+        return
+    disk = _real_path(settings.sidecar.disk)
+    if path is not None and disk == _real_path(str(path)):
+        yield Clash("sidecar.disk", (), "that is the settings file itself; name a file that is the disk copy's alone")
+    for name, url in (("store.url", settings.store.url), ("registry.url", settings.registry.url)):
+        scheme, _, file = url.partition(":///")
+        file = file.partition("?")[0] if name == "registry.url" else file
+        if scheme.partition("+")[0] == "sqlite" and file and disk == _real_path(file):
+            yield Clash("sidecar.disk", (name,), "name a file that is the disk copy's alone")
+    if settings.source.kind == "file" and disk == _real_path(settings.source.path):
+        yield Clash("sidecar.disk", ("source.path",), "name a file that is the disk copy's alone")
+
+
+def _real_path(path: str) -> str:
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # no file can have this name
+        return path
+
+
 def _clash_problem(clash: Clash, settings: Settings, given: Mapping[str, Given]) -> Problem:
     def shown(name: str) -> str:
         row = ROWS[name]
@@ -534,7 +558,8 @@ def _clash_problem(clash: Clash, settings: Settings, given: Mapping[str, Given])
     is_default = clash.name not in given
     origin = f"default; {ROWS[clash.name].env} sets it too" if is_default else given[clash.name].origin
     reasons = " and ".join(f"{name} = {shown(name)}" for name in clash.because_of)
-    return Problem(clash.name, origin, shown(clash.name), f"{clash.remedy}, because {reasons}")
+    remedy = f"{clash.remedy}, because {reasons}" if reasons else clash.remedy
+    return Problem(clash.name, origin, shown(clash.name), remedy)
 
 
 def example_toml() -> str:

@@ -1,10 +1,14 @@
 """The outside world as tests of the sidecar pass it in: a clock that stands still, and stores that fail on demand."""
 
 import asyncio
+import os
 from collections.abc import Collection, Iterable, Set
+from pathlib import Path
 
 from sidecar.contract.objects import Sealed
+from sidecar.disk import Disk
 from sidecar.errors import StoreError
+from sidecar.metrics import Metrics
 from sidecar.store import Pointer
 from sidecar.store.memory import MemoryStore
 from tests.trees import PULLED_MS
@@ -31,6 +35,8 @@ class FakeClock:
     async def wake(self) -> float:
         """Waits until somebody sleeps, lets them go, and returns for how long they meant to."""
         seconds, woken = await self.sleeping.get()
+        while woken.done():  # cancelled meanwhile
+            seconds, woken = await self.sleeping.get()
         self.ms += int(seconds * 1000)
         woken.set_result(None)
         return seconds
@@ -77,3 +83,8 @@ class FlakyStore(MemoryStore):
     def _check(self) -> None:
         if self.down:
             raise StoreError("connection refused")
+
+
+def disk_over(store: FlakyStore, metrics: Metrics, path: Path = Path("disk.db")) -> Disk:
+    """A disk copy whose file is this store; there is nothing to lock."""
+    return Disk(path, metrics, lambda _: store, lambda _: os.open(os.devnull, os.O_RDONLY))

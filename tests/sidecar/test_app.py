@@ -13,6 +13,8 @@ from pytest_aiohttp import AiohttpClient
 
 from sidecar import __version__
 from sidecar.app import MAX_BODY_BYTES, Sidecar
+from sidecar.contract.objects import ObjectType
+from sidecar.copier import LOOK_S, RETRY_S
 from sidecar.settings import Settings, SidecarSettings
 from sidecar.store import Pointer
 from sidecar.store.sqlite import SqliteStore
@@ -44,6 +46,12 @@ class Rig:
         await publish(self.store, WORLD.tree(generation=generation))
         async with asyncio.timeout(10):
             await self.sidecar.current.other_than(known)
+
+    async def copied(self) -> None:
+        """Waits until the disk copy is complete."""
+        async with asyncio.timeout(10):
+            while (await self.clock.sleeping.get())[0] != LOOK_S:
+                pass
 
 
 @pytest.fixture
@@ -98,6 +106,7 @@ async def test_stale_content_is_served_and_told(rig: Rig) -> None:
 
 async def test_a_store_that_is_gone_is_told_and_answers_go_on(rig: Rig) -> None:
     await rig.serve(1)
+    await rig.copied()
     rig.store.down = True
     async with asyncio.timeout(10):
         while rig.sidecar.follower.status.reachable:
@@ -123,6 +132,20 @@ async def test_the_disk_copy_follows(rig: Rig, tmp_path: Path) -> None:
         pointer = await watch.changed(None, 10)
     await watch.close()
     assert pointer == Pointer(1, 1, WORLD.tree().root)
+
+
+async def test_a_disk_copy_that_cannot_be_completed_is_told(rig: Rig) -> None:
+    its = WORLD.tree()
+    missing = next(digest for digest, sealed in its.objects.items() if sealed.data[5] == ObjectType.METADATA)
+    await rig.store.put([sealed for digest, sealed in its.objects.items() if digest != missing])
+    await rig.store.move(Pointer(1, 1, its.root))
+    async with asyncio.timeout(10):
+        assert (await rig.clock.sleeping.get())[0] >= RETRY_S
+    status, body = await rig.get("/health")
+    assert (status, body["status"], body["disk"]) == (200, "degraded", "incomplete")
+    reason = f"object {missing.hex()} is in no tier"
+    assert body["problems"] == [f"the disk copy is incomplete since generation 1: {reason}"]
+    assert "catalog_sidecar_disk_ok 0.0" in (await (await rig.client.get("/metrics")).text()).splitlines()
 
 
 async def test_metrics_are_all_explained_and_agree_with_health(rig: Rig) -> None:

@@ -5,17 +5,17 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from structlog.testing import capture_logs
 
 from sidecar.contract.objects import ObjectType
-from sidecar.copier import RETRY_S, Copier
+from sidecar.copier import LOOK_S, RETRY_S, Copier
 from sidecar.current import Current, Generation
-from sidecar.disk import Disk
 from sidecar.memory import Memory
 from sidecar.metrics import Metrics
 from sidecar.store import Pointer
 from sidecar.tiers import Tiers
 from tests.sidecar.contract.tree import Tree
-from tests.sidecar.fakes import FakeClock, FlakyStore
+from tests.sidecar.fakes import FakeClock, FlakyStore, disk_over
 from tests.trees import Catalog, World, publish, selections
 
 COURSES: dict[str, list[str]] = {f"edX+C{n}": [] for n in range(1000)}
@@ -24,6 +24,10 @@ COURSES: dict[str, list[str]] = {f"edX+C{n}": [] for n in range(1000)}
 def tree(generation: int, member: str = "edX+C1") -> Tree:
     plain = World(courses=COURSES, selections=selections(a={member}), catalogs=[Catalog(UUID(int=1), "a")])
     return plain.tree(generation=generation)
+
+
+def a_document(its: Tree) -> bytes:
+    return next(d for d, sealed in its.objects.items() if sealed.data[5] == ObjectType.METADATA)
 
 
 class Rig:
@@ -36,7 +40,7 @@ class Rig:
         metrics = Metrics()
         self.clock = FakeClock()
         self.current = Current()
-        self.disk = Disk(path, metrics, lambda _: self.disk_store)
+        self.disk = disk_over(self.disk_store, metrics, path)
         self.tiers = Tiers(Memory(1024), self.disk, self.store, metrics)
         self.copier = Copier(self.current, self.tiers, self.disk, self.clock)
 
@@ -86,7 +90,7 @@ async def test_the_next_generation_costs_only_what_is_new(rig: Rig) -> None:
 async def test_the_pointer_stays_while_an_object_cannot_be_had(rig: Rig) -> None:
     its = tree(1)
     generation = await rig.serve(its)
-    document = next(d for d, sealed in its.objects.items() if sealed.data[5] == ObjectType.METADATA)
+    document = a_document(its)
     del rig.store.objects[document]
     assert not await rig.copier.copy(generation)
     assert await rig.disk_store.pointer() is None
@@ -122,3 +126,47 @@ async def test_a_disk_that_failed_is_tried_again_until_it_holds_everything(rig: 
         assert await rig.disk_store.changed(None, 10) == Pointer(1, 1, its.root)
     running.cancel()
     assert rig.disk_store.objects.keys() == its.objects.keys()
+
+
+async def test_a_copy_that_cannot_be_completed_is_told_until_it_is_and_logged_once(rig: Rig) -> None:
+    its, second = tree(1), tree(2, "edX+C2")
+    generation = await rig.serve(its)
+    document = a_document(its)
+    del rig.store.objects[document]
+    with capture_logs() as logs:
+        assert not await rig.copier.copy(generation)
+        assert not await rig.copier.copy(generation)
+        generation = await rig.serve(second)
+        del rig.store.objects[document]
+        assert not await rig.copier.copy(generation)
+    assert rig.disk.status.state == "ok"
+    assert rig.disk.status.incomplete == f"generation 1: object {document.hex()} is in no tier"
+    assert [entry["generation"] for entry in logs] == [1]
+    await rig.store.put([its.objects[document]])
+    assert await rig.copier.copy(generation)
+    assert rig.disk.status.incomplete is None
+
+
+async def test_a_copy_that_somebody_removed_is_made_again(rig: Rig) -> None:
+    its = tree(1)
+    await rig.serve(its)
+    running = asyncio.create_task(rig.copier.run())
+    async with asyncio.timeout(10):
+        assert await rig.clock.wake() == LOOK_S
+        rig.disk_store.objects.clear()
+        await rig.disk_store.reset(None)
+        assert await rig.clock.wake() == LOOK_S
+        assert await rig.disk_store.changed(None, 10) == Pointer(1, 1, its.root)
+    running.cancel()
+    assert rig.disk_store.objects.keys() == its.objects.keys()
+
+
+async def test_a_new_generation_is_copied_at_once_and_not_at_the_next_look(rig: Rig) -> None:
+    await rig.serve(tree(1))
+    running = asyncio.create_task(rig.copier.run())
+    async with asyncio.timeout(10):
+        first = await rig.disk_store.changed(None, 10)
+        assert (await rig.clock.sleeping.get())[0] == LOOK_S
+        await rig.serve(tree(2, "edX+C2"))
+        assert await rig.disk_store.changed(first, 10) == Pointer(1, 2, tree(2, "edX+C2").root)
+    running.cancel()

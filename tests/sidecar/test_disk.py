@@ -1,12 +1,13 @@
 """The disk copy fails without taking anything with it, and mends itself."""
 
+import asyncio
 from pathlib import Path
 
 from sidecar.contract.objects import Sealed, digest_of
-from sidecar.disk import Disk
+from sidecar.disk import MAGIC, Disk
 from sidecar.metrics import Metrics
 from sidecar.store import Pointer
-from tests.sidecar.fakes import FlakyStore
+from tests.sidecar.fakes import FlakyStore, disk_over
 
 OBJECT = Sealed(digest_of(b"something"), b"something")
 OTHER = Sealed(digest_of(b"other"), b"other")
@@ -31,9 +32,9 @@ async def test_what_is_put_can_be_read_and_the_sweep_leaves_what_is_live(tmp_pat
     await disk.close()
 
 
-async def test_a_file_that_is_no_database_is_set_aside_and_begun_anew(tmp_path: Path) -> None:
+async def test_a_broken_database_is_set_aside_and_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "disk.db"
-    path.write_bytes(b"this is no database, and long enough to be seen as none" * 100)
+    path.write_bytes(MAGIC + b"and what follows is broken" * 100)
     metrics = Metrics()
     disk = Disk(path, metrics)
     assert await disk.get([OBJECT.digest]) == {}
@@ -43,6 +44,56 @@ async def test_a_file_that_is_no_database_is_set_aside_and_begun_anew(tmp_path: 
     assert state(disk) == "ok"
     assert await disk.get([OBJECT.digest]) == {OBJECT.digest: OBJECT.data}
     assert (errors(metrics), disk.resets) == (1, 1)
+    await disk.close()
+
+
+async def test_a_file_that_is_no_database_is_left_alone_and_told(tmp_path: Path) -> None:
+    path, text = tmp_path / "config.toml", b"[sidecar]\ndisk = 'config.toml'\n" * 100
+    path.write_bytes(text)
+    metrics = Metrics()
+    disk = Disk(path, metrics)
+    assert await disk.get([OBJECT.digest]) == {}
+    assert not await disk.put([OBJECT])
+    assert not await disk.publish(Pointer(1, 1, OBJECT.digest), set(), now_ms=1)
+    assert await disk.pointer() is None
+    assert path.read_bytes() == text
+    assert not (tmp_path / "config.toml.corrupt").exists()
+    assert disk.status.error == f"{path} is no disk copy of ours; choose another sidecar.disk"
+    assert (state(disk), disk.resets) == ("failing", 0)
+    path.unlink()
+    assert await disk.put([OBJECT])
+    assert state(disk) == "ok"
+    await disk.close()
+
+
+async def test_one_copy_is_used_by_one_sidecar_and_free_again_once_that_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "disk.db"
+    first, second = Disk(path, Metrics()), Disk(path, Metrics())
+    pointer = Pointer(9, 9, OBJECT.digest)
+    assert await first.put([OBJECT])
+    assert await first.publish(pointer, {OBJECT.digest}, now_ms=1)
+    # Without the lock, the lower generation would have the first one's copy set aside.
+    assert not await second.publish(Pointer(1, 1, OTHER.digest), {OTHER.digest}, now_ms=1)
+    assert not await second.put([OTHER])
+    assert await second.pointer() is None
+    assert await second.get([OBJECT.digest]) == {}
+    assert (state(second), second.resets) == ("failing", 0)
+    assert second.status.error == f"{path} is in use by another sidecar; give each its own sidecar.disk"
+    assert await first.pointer() == pointer
+    await first.close()
+    assert await second.get([OBJECT.digest, OTHER.digest]) == {OBJECT.digest: OBJECT.data}
+    assert await second.pointer() == pointer
+    assert state(second) == "ok"
+    await second.close()
+
+
+async def test_a_sidecar_does_not_shut_itself_out(tmp_path: Path) -> None:
+    disk = Disk(tmp_path / "disk.db", Metrics())
+    assert all(await asyncio.gather(disk.put([OBJECT]), disk.put([OTHER]), disk.put([OBJECT])))
+    path = tmp_path / "disk.db"
+    path.unlink()
+    assert await disk.pointer() is None
+    assert all(await asyncio.gather(disk.put([OBJECT]), disk.put([OTHER])))
     await disk.close()
 
 
@@ -84,7 +135,7 @@ async def test_a_file_that_claims_a_higher_generation_than_is_served_is_set_asid
 
 async def test_trouble_ends_when_an_operation_passes() -> None:
     store = FlakyStore()
-    disk = Disk(Path("disk.db"), Metrics(), lambda _: store)
+    disk = disk_over(store, Metrics())
     store.down = True
     assert await disk.get([OBJECT.digest]) == {}
     assert (state(disk), disk.status.error) == ("failing", "connection refused")

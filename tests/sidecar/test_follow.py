@@ -1,21 +1,19 @@
 """Generations come into service in order, whole or not at all, and never go back."""
 
 import asyncio
-from pathlib import Path
 from uuid import UUID
 
 from structlog.testing import capture_logs
 
 from sidecar.contract.objects import ObjectType, Sealed
 from sidecar.current import Current
-from sidecar.disk import Disk
 from sidecar.follow import MAX_PAUSE_S, Follower
 from sidecar.memory import Memory
 from sidecar.metrics import Metrics
 from sidecar.store import Pointer
 from sidecar.tiers import Tiers
 from tests.sidecar.contract.tree import Tree
-from tests.sidecar.fakes import FakeClock, FlakyStore
+from tests.sidecar.fakes import FakeClock, FlakyStore, disk_over
 from tests.trees import Catalog, World, publish, selections
 
 ONE = UUID(int=1)
@@ -36,7 +34,7 @@ class Rig:
         self.clock = FakeClock()
         self.metrics = Metrics()
         self.current = Current()
-        self.disk = Disk(Path("disk.db"), self.metrics, lambda _: self.disk_store)
+        self.disk = disk_over(self.disk_store, self.metrics)
         self.tiers = Tiers(Memory(1024), self.disk, self.store, self.metrics)
         self.follower = Follower(
             self.store, self.tiers, self.disk, self.current, self.clock, self.metrics, poll_s=POLL_S

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -451,3 +452,31 @@ def test_any_text_in_the_environment_is_either_taken_or_refused_by_name(row: Row
 def test_a_store_may_lie_in_a_folder_with_a_space_in_its_name() -> None:
     url = "sqlite:////srv/open edx/store.db"
     assert load(None, {"CATALOG_STORE_URL": url}).store.url == url
+
+
+@pytest.mark.parametrize(
+    "name, env, value",
+    [
+        ("store.url", "CATALOG_STORE_URL", "sqlite:///{folder}/one file.db"),
+        ("registry.url", "CATALOG_REGISTRY_URL", "sqlite+aiosqlite:///{folder}/one file.db?timeout=5"),
+        ("source.path", "CATALOG_SOURCE_PATH", "{folder}/one file.db"),
+    ],
+)
+def test_a_disk_copy_in_the_place_of_another_file_is_refused(tmp_path: Path, name: str, env: str, value: str) -> None:
+    (tmp_path / "link.db").symlink_to(tmp_path / "one file.db")
+    for disk in ("one file.db", "sub/../one file.db", "./one file.db", "link.db"):
+        problem = only_problem(None, {env: value.format(folder=tmp_path), "CATALOG_SIDECAR_DISK": f"{tmp_path}/{disk}"})
+        assert problem.name == "sidecar.disk"
+        assert f"alone, because {name} = " in problem.remedy
+
+
+def test_a_disk_copy_in_the_place_of_the_settings_file_is_refused(toml: WriteToml) -> None:
+    path = toml("")
+    relative = os.path.relpath(path)
+    problem = only_problem(path, {"CATALOG_SIDECAR_DISK": relative})
+    assert (problem.name, problem.origin) == ("sidecar.disk", "environment, CATALOG_SIDECAR_DISK")
+    assert problem.remedy == "that is the settings file itself; name a file that is the disk copy's alone"
+
+
+def test_without_a_disk_copy_it_is_in_nobodys_place() -> None:
+    assert load(None, {"CATALOG_SIDECAR_DISK": ""}).sidecar.disk == ""

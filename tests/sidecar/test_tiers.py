@@ -1,7 +1,6 @@
 """Reading goes memory, disk, store; believes only what is verified; and fetches once."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
@@ -13,12 +12,11 @@ from sidecar.errors import ObjectMissing, StoreError, WrongDigest
 from sidecar.memory import Memory
 from sidecar.metrics import Metrics
 from sidecar.tiers import INLINE, Tiers
-from tests.sidecar.fakes import FlakyStore
+from tests.sidecar.fakes import FlakyStore, disk_over
 
 DOCUMENTS = [Metadata(f"k{n}", ContentType.COURSE, (f"document {n}".encode(),)) for n in range(3 * INLINE)]
 SEALED = [seal_record(document) for document in DOCUMENTS]
 REFERENCES: list[Reference] = [(ObjectType.METADATA, sealed.digest) for sealed in SEALED]
-PATH = Path("disk.db")
 
 
 class Rig:
@@ -28,7 +26,7 @@ class Rig:
         self.store = FlakyStore()
         self.disk_store = FlakyStore()
         self.metrics = Metrics()
-        self.disk = Disk(PATH if on_disk else None, self.metrics, lambda _: self.disk_store)
+        self.disk = disk_over(self.disk_store, self.metrics) if on_disk else Disk(None, self.metrics)
         self.memory = Memory(1024 * 1024)
         self.tiers = Tiers(self.memory, self.disk, self.store, self.metrics)
 
