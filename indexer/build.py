@@ -4,7 +4,6 @@ The order makes it repeatable: two builds from empty registries over the same co
 """
 
 import asyncio
-import json
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Final
@@ -12,7 +11,7 @@ from typing import Final
 from indexer.leadership import Leadership
 from indexer.pipeline import Pipeline
 from indexer.publish import Publisher, render_again
-from indexer.registry import generations, pulls
+from indexer.registry import pulls
 from indexer.registry.generations import Generation
 from indexer.registry.pulls import Target
 from indexer.wiring import Parts
@@ -86,16 +85,12 @@ async def _build(
         progress(target, len(targets))
         passed = await pipeline.pull(target, "demand", epoch)
         # A filter that is no object finds nothing, and that is what is published: there is nothing to mend.
-        passed = passed or not isinstance(json.loads(target.content_filter), dict)
+        passed = passed or not target.finds_anything
         (done.passed if passed else done.failed).append(target)
     done.customers_failed = await pipeline.details(epoch, parts.clock.now_ms())
     progress(None, len(targets))
     done.generation = await publisher.commit(epoch)
-    keep = parts.settings.store.keep_generations
-    await publisher.sweep(epoch, keep)
-    async with parts.registry.plain() as connection:
-        await pulls.prune(connection, parts.clock.now_ms())
-        await generations.prune(connection, max(generations.KEPT, keep))
+    await publisher.sweep(epoch, parts.settings.store.keep_generations)
     return done
 
 

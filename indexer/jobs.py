@@ -4,7 +4,6 @@ A filter has at most one job and one pull under way. Jobs are worked out anew wh
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -57,7 +56,6 @@ class Jobs:
 
     def start(self) -> None:
         """Begins to run jobs as they become due."""
-        logging.getLogger("apscheduler").setLevel(logging.WARNING)
         self._scheduler.start()
         self._scheduler.add_job(
             self._details,

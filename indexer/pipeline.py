@@ -82,7 +82,7 @@ class Pipeline:
 
     async def _fail(self, task: str, target: Target, error: Exception, epoch: int) -> None:
         async with self._registry.write(epoch) as tx:
-            if isinstance(json.loads(target.content_filter), dict):
+            if target.finds_anything:
                 log.error("pull failed", query=target.hash, title=target.title, reason=str(error))
                 unpullable = isinstance(error, Unpullable)
                 await pulls.fail(tx, task, target.hash, str(error), unpullable=unpullable)

@@ -87,7 +87,10 @@ class Publisher:
             raise
 
     async def sweep(self, epoch: int, keep: int) -> int:
-        """Deletes objects that none of the last `keep` generations has needed for an hour; how many that was."""
+        """Deletes objects that none of the last `keep` generations has needed for an hour; how many that was.
+
+        The registry forgets old pulls and generations beside it.
+        """
         # Whatever was uploaded long ago, for a pull that was then given up, may be gone in a moment: from here on it is
         # written again.
         self._uploaded.clear()
@@ -100,7 +103,12 @@ class Publisher:
             except (ContractError, ObjectMissing):
                 # The store was emptied since: there is nothing whole to keep.
                 continue
-        return await self._store.sweep(live, epoch=epoch, now_ms=self._clock.now_ms(), grace_ms=SWEEP_GRACE_MS)
+        now_ms = self._clock.now_ms()
+        swept = await self._store.sweep(live, epoch=epoch, now_ms=now_ms, grace_ms=SWEEP_GRACE_MS)
+        async with self._registry.plain() as connection:
+            await pulls.prune(connection, now_ms)
+            await generations.prune(connection, max(generations.KEPT, keep))
+        return swept
 
     async def _commit(self, epoch: int) -> Generation | None:
         await self.check()

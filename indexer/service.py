@@ -122,14 +122,10 @@ class _Leader:
                 continue
 
     async def _sweep(self) -> None:
-        keep = self._parts.settings.store.keep_generations
         while True:
             await asyncio.sleep(SWEEP_S)
             try:
-                swept = await self._publisher.sweep(self._epoch, keep)
-                async with self._parts.registry.plain() as connection:
-                    await pulls.prune(connection, self._parts.clock.now_ms())
-                    await generations.prune(connection, max(generations.KEPT, keep))
+                swept = await self._publisher.sweep(self._epoch, self._parts.settings.store.keep_generations)
             except (StoreError, RegistryError) as error:
                 if isinstance(error, Fenced | PointerConflict):
                     raise

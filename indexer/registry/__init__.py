@@ -6,7 +6,6 @@ its epoch there, too, and is refused if another leads by now.
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -136,7 +135,6 @@ class Registry:
 
 
 def _migrate(connection: sa.Connection) -> None:
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection

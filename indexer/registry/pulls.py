@@ -1,5 +1,6 @@
 """Pulls in the registry: which filters are wanted, how each pull went, and the transaction that accepts a result."""
 
+import json
 import uuid as uuids
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ class Target:
     failures: int
     error: str | None
     catalogs: int
+
+    @property
+    def finds_anything(self) -> bool:
+        """Whether a pull can ever find something: a filter that is no JSON object contains nothing, for good."""
+        return isinstance(json.loads(self.content_filter), dict)
 
 
 async def targets(connection: AsyncConnection) -> list[Target]:
