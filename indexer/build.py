@@ -48,7 +48,7 @@ async def build(
     publisher = Publisher(parts.registry, parts.store, parts.clock, adopt=adopt)
     await publisher.check()
     await _targets(parts, query)  # What is refused is refused before anybody waits for the lead.
-    leadership = Leadership(parts.registry, parts.clock, parts.settings.indexer.lease_s, parts.clock.sleep)
+    leadership = Leadership(parts.registry, parts.clock, parts.settings.indexer.lease_s)
     pointer = await parts.store.pointer()
     epoch = await leadership.acquire(0 if pointer is None else pointer.epoch, patience=PATIENCE_LEASES)
     try:

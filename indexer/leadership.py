@@ -1,9 +1,7 @@
 """Becoming and staying the leader, by the rules of `indexer.registry.lead`: waiting, renewing, leaving."""
 
-import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
@@ -15,7 +13,6 @@ from sidecar.errors import CatalogError
 
 LOOKS_PER_LEASE: Final = 5
 BEATS_PER_LEASE: Final = 3
-Sleep = Callable[[float], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
 
@@ -29,12 +26,11 @@ class AnotherLeads(CatalogError):
 class Leadership:
     """One process's part in the question of who leads."""
 
-    def __init__(self, registry: Registry, clock: Clock, lease_s: float, sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(self, registry: Registry, clock: Clock, lease_s: float) -> None:
         self.holder = f"{socket.gethostname()}:{os.getpid()}"
         self._registry = registry
         self._clock = clock
         self._lease_s = lease_s
-        self._sleep = sleep
 
     async def acquire(self, least_epoch: int = 0, *, patience: float | None = None) -> int:
         """Waits until this process leads, and returns its epoch, which is above `least_epoch`.
@@ -58,13 +54,13 @@ class Leadership:
                 continue
             if patience is not None and self._clock.monotonic() - begun >= patience * lease.lease_ms / 1000:
                 raise AnotherLeads(f"{lease.holder} leads; stop it, or leave the pulls to it")
-            await self._sleep(lease.lease_ms / 1000 / LOOKS_PER_LEASE)
+            await self._clock.sleep(lease.lease_ms / 1000 / LOOKS_PER_LEASE)
 
     async def keep(self, epoch: int) -> None:
         """Gives signs of life until cancelled. Raises Deposed when the lead is lost, or can no longer be sure."""
         last = self._clock.monotonic()
         while True:
-            await self._sleep(self._lease_s / BEATS_PER_LEASE)
+            await self._clock.sleep(self._lease_s / BEATS_PER_LEASE)
             try:
                 await lead.renew(self._registry, epoch)
             except RegistryError as error:

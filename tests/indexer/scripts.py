@@ -38,21 +38,21 @@ Step = tuple[str, tuple[Any, ...]]
 
 
 @st.composite
-def corpora(draw: st.DrawFn) -> list[Json]:
+def corpora(draw: st.DrawFn, courses: Sequence[str] = COURSES, runs: Sequence[str] = RUNS) -> list[Json]:
     """Some courses; a run is of one of them, and may be of another one in the next corpus."""
     owned = draw(
         st.lists(
             st.tuples(
-                st.sampled_from(COURSES),
-                st.builds(run, st.sampled_from(RUNS), active=st.booleans(), restricted=st.booleans()),
+                st.sampled_from(courses),
+                st.builds(run, st.sampled_from(runs), active=st.booleans(), restricted=st.booleans()),
             ),
             unique_by=lambda pair: str(pair[1]["key"]),
         )
     )
-    indexed = tuple(draw(st.sets(st.sampled_from(RUNS))))
+    indexed = tuple(draw(st.sets(st.sampled_from(runs))))
     return [
         course(key, *(r for owner, r in owned if owner == key), indexed=indexed, title=draw(st.sampled_from("ab")))
-        for key in draw(st.sets(st.sampled_from(COURSES)))
+        for key in draw(st.sets(st.sampled_from(courses)))
     ]
 
 
@@ -148,6 +148,30 @@ def copy(template: Path, to: Path) -> Path:
     """The folder, with a copy of the template's registry in it; made if it is not there."""
     shutil.copytree(template, to, dirs_exist_ok=True)
     return to
+
+
+class FlakyRegistry(Registry):
+    """A registry of which the transactions with these numbers fail, counted from when it is told so."""
+
+    failing: frozenset[int] = frozenset()
+    count = 0
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        self._look()
+        async with super().read() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def plain(self) -> AsyncIterator[AsyncConnection]:
+        self._look()
+        async with super().plain() as connection:
+            yield connection
+
+    def _look(self) -> None:
+        self.count += 1
+        if self.count in self.failing:
+            raise RegistryError("out of reach")
 
 
 class GoneRegistry(Registry):

@@ -17,6 +17,7 @@ from indexer.source import Pulled, SourceError
 from indexer.source.file import read_corpus, search
 from sidecar.contract.words import ContentType
 from tests.fakes import Json, course, program, run, uuid_of
+from tests.indexer import scripts
 
 COURSES = {"content_type": "course"}
 RUNS = {"content_type": "courserun"}
@@ -308,25 +309,6 @@ KEYS = ["A+1", "B+1", "C+1"]
 RUN_KEYS = [f"r{n}" for n in range(6)]
 
 
-@st.composite
-def corpora(draw: st.DrawFn) -> list[Json]:
-    """Up to three courses; a run is of one of them, and may be of another one in the next corpus."""
-    runs = draw(
-        st.lists(
-            st.tuples(
-                st.sampled_from(KEYS),
-                st.builds(run, st.sampled_from(RUN_KEYS), active=st.booleans(), restricted=st.booleans()),
-            ),
-            unique_by=lambda owned: str(owned[1]["key"]),
-        )
-    )
-    indexed = tuple(draw(st.sets(st.sampled_from(RUN_KEYS))))
-    return [
-        course(key, *(r for owner, r in runs if owner == key), indexed=indexed, title=draw(st.sampled_from("ab")))
-        for key in draw(st.sets(st.sampled_from(KEYS)))
-    ]
-
-
 filters = st.sampled_from(
     [
         {},
@@ -341,7 +323,7 @@ filters = st.sampled_from(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(corpora(), filters), max_size=8))
+@given(st.lists(st.tuples(scripts.corpora(KEYS, RUN_KEYS), filters), max_size=8))
 def test_any_sequence_of_pulls_keeps_ordinals_stable_dense_and_unique(steps: list[tuple[list[Json], Json]]) -> None:
     ledger = Ledger()
     for courses, content_filter in steps:

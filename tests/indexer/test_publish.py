@@ -1,13 +1,12 @@
 """Publishing: what is written and what is not, who may, and that whatever fails is made up for by the next commit."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Set
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from indexer import tree
 from indexer.check import check
@@ -77,29 +76,6 @@ class FlakyStore:
         yield
         if fails:
             raise StoreError("the answer was lost")
-
-
-class FlakyRegistry(Registry):
-    """A registry whose n-th transaction, of any kind, fails."""
-
-    left = -1
-
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        self._look()
-        async with super().read() as connection:
-            yield connection
-
-    @asynccontextmanager
-    async def plain(self) -> AsyncIterator[AsyncConnection]:
-        self._look()
-        async with super().plain() as connection:
-            yield connection
-
-    def _look(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise RegistryError("out of reach")
 
 
 class CountingStore(MemoryStore):
@@ -483,7 +459,7 @@ class TestAFailure:
         while failed:
             n += 1
             scripts.copy(template, tmp_path / f"{n}")
-            registry = FlakyRegistry(f"sqlite+aiosqlite:///{tmp_path}/{n}/registry.db", clock)
+            registry = scripts.FlakyRegistry(f"sqlite+aiosqlite:///{tmp_path}/{n}/registry.db", clock)
             await registry.open()
             here = World(registry, MemoryStore(), FakeSource(), clock)
             await here.lead()
@@ -492,12 +468,12 @@ class TestAFailure:
             await here.add("more", {"key": "A+1"}, catalog_query_uuid=uuid_of("more"))
             await here.pull()
             failed = False
-            registry.left = n
+            registry.count, registry.failing = 0, frozenset({n})
             try:
                 await here.publish()
             except RegistryError:
                 failed = True
-            registry.left = -1
+            registry.failing = frozenset()
             await here.publish()
             assert await here.publish() is None
             await verify(here.store)

@@ -6,11 +6,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from indexer.metrics import Metrics
 from indexer.publish import ForeignStore
-from indexer.registry import Registry, RegistryError, catalogs, lead
+from indexer.registry import Registry, catalogs, lead
 from indexer.registry.catalogs import read_body
 from indexer.service import Role, serve
 from indexer.wiring import Parts
@@ -23,6 +22,7 @@ from sidecar.settings import IndexerSettings, Settings
 from sidecar.store import Pointer
 from sidecar.store.memory import MemoryStore
 from tests.fakes import FakeClock, FakeSource, catalog_body, course, customer, run, uuid_of
+from tests.indexer import scripts
 from tests.world import load, verify, world
 
 COURSES = {"content_type": "course"}
@@ -47,30 +47,6 @@ class FullStore(MemoryStore):
             self.refusals -= 1
             raise StoreError("full")
         await super().put(objects)
-
-
-class FlakyRegistry(Registry):
-    """A registry of which the transactions with these numbers fail, counted from when it is told so."""
-
-    failing: frozenset[int] = frozenset()
-    count = 0
-
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        self._look()
-        async with super().read() as connection:
-            yield connection
-
-    @asynccontextmanager
-    async def plain(self) -> AsyncIterator[AsyncConnection]:
-        self._look()
-        async with super().plain() as connection:
-            yield connection
-
-    def _look(self) -> None:
-        self.count += 1
-        if self.count in self.failing:
-            raise RegistryError("out of reach")
 
 
 class Running:
@@ -201,7 +177,7 @@ async def test_a_store_that_refuses_an_upload_is_tried_again_though_nothing_else
 @pytest.mark.parametrize("failing", [{1}, {4}, {6}])
 async def test_a_registry_that_is_out_of_reach_for_a_moment_ends_nothing(tmp_path: Path, failing: set[int]) -> None:
     """Whichever of the first transactions fails: the look at the store's owner, the lead, the leader's first steps."""
-    registry = FlakyRegistry(f"sqlite+aiosqlite:///{tmp_path}/registry.db", SystemClock())
+    registry = scripts.FlakyRegistry(f"sqlite+aiosqlite:///{tmp_path}/registry.db", SystemClock())
     await registry.open()
     async with registry.write() as tx:
         await catalogs.create(tx, read_body(catalog_body("a", COURSES)), "test")
