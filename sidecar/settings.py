@@ -193,6 +193,12 @@ class SourceSettings(Section):
     oauth_client_id: str = setting("", "Client id that access tokens are asked for with.")
     oauth_client_secret: str = setting("", "Secret of that client.", secret=True)
     restricted_runs: bool = setting(True, "Also pull restricted runs, for the queries that allow them.")
+    timeout_s: float = setting(15.0, "How long one request to discovery or the LMS may take.", MORE_THAN_ZERO)
+    retries: int = setting(4, "How often a request that failed is sent again, with growing pauses.", at_least(0))
+    concurrency: int = setting(4, "How many requests may be under way at once.", at_least(1))
+    requests_per_hour: int = setting(
+        0, "Budget of requests in any hour; 0: none. Users of discovery who are not staff are given 200.", at_least(0)
+    )
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -52,7 +52,7 @@ class FakeSource:
         self.failure: SourceError | None = None
         self.searches = 0
 
-    async def pull(self, content_filter: object) -> Pulled:
+    async def pull(self, content_filter: object, *, since_ms: int = 0) -> Pulled:
         self.searches += 1
         if self.failure is not None:
             raise self.failure

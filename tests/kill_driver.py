@@ -145,7 +145,7 @@ class MortalSource(FileSource):
 
     step: Step
 
-    async def pull(self, content_filter: object) -> Pulled:
+    async def pull(self, content_filter: object, *, since_ms: int = 0) -> Pulled:
         self.step("before pull")
         try:
             return await super().pull(content_filter)

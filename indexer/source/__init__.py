@@ -22,13 +22,15 @@ class Pulled:
     """What a content filter finds: exactly what search/all returns, and the courses that the filter forces in.
 
     `restricted` is the same search with restricted runs shown, for a filter that allows some; else None. Its items
-    leave out the restricted runs that the filter does not allow, but their documents still show them.
+    leave out the restricted runs that the filter does not allow, but their documents still show them. `requests` is
+    how many requests the upstream was sent for it.
     """
 
     members: tuple[Item, ...]
     restricted: tuple[Item, ...] | None = None
     forced: tuple[Item, ...] = ()
     warnings: tuple[str, ...] = ()
+    requests: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +47,12 @@ class CustomerDetails:
 class Source(Protocol):
     """One upstream. Every method raises SourceError when the upstream does not answer, or not wholly."""
 
-    async def pull(self, content_filter: object) -> Pulled:
-        """Everything that a content filter finds now. Raises Unpullable for one that this source cannot evaluate."""
+    async def pull(self, content_filter: object, *, since_ms: int = 0) -> Pulled:
+        """Everything that a content filter finds now. Raises Unpullable for one that this source cannot evaluate.
+
+        Full documents may be older than the search: they are shared by all pulls, but none is used that was fetched
+        before `since_ms`.
+        """
         ...
 
     async def customer(self, uuid: str) -> CustomerDetails | None:

@@ -92,7 +92,7 @@ class FileSource:
         self._corpus = Corpus((), {}, {})
         self._reading = asyncio.Lock()
 
-    async def pull(self, content_filter: object) -> Pulled:
+    async def pull(self, content_filter: object, *, since_ms: int = 0) -> Pulled:
         corpus = await self._current()
         return await asyncio.to_thread(search, corpus, content_filter, restricted_runs=self._restricted_runs)
 

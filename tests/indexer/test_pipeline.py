@@ -117,7 +117,7 @@ class TestPulling:
         gate = asyncio.Barrier(4)
 
         class Slow(FakeSource):
-            async def pull(self, content_filter: object) -> Pulled:
+            async def pull(self, content_filter: object, *, since_ms: int = 0) -> Pulled:
                 pulled = await super().pull(content_filter)
                 await gate.wait()
                 return pulled
