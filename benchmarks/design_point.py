@@ -53,7 +53,7 @@ class Tree:
         for record in records:
             shards.setdefault(record.hash[0], []).append(record)
         fresh = {
-            b: FreshnessShard(tuple(Freshness(r.hash, 0, PullState.FRESH, self._rnd.randbytes(16)) for r in them))
+            b: FreshnessShard(tuple(Freshness(r.hash, 0, PullState.FRESH, self._rnd.randbytes(16), 0) for r in them))
             for b, them in shards.items()
         }
         self.root = Root(
@@ -113,7 +113,7 @@ class Tree:
         shards: dict[int, list[CatalogRecord]] = {}
         for number in range(2 * len(hashes)):
             uuid, hash_, customer = self._rnd.randbytes(16), self._rnd.choice(hashes), self._rnd.randbytes(16)
-            record = CatalogRecord(uuid, number, hash_, hash_, customer, "Acme", "A title", ("verified",), False, 0, 0)
+            record = CatalogRecord(uuid, number, hash_, hash_, customer, "Acme", "A title", '["verified"]', False, 0, 0)
             shards.setdefault(uuid[0], []).append(record)
         return {b: CatalogShard(tuple(sorted(them, key=lambda r: r.uuid))) for b, them in shards.items()}
 

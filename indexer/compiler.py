@@ -148,6 +148,7 @@ class Compiler:
     def __init__(self, mirror: Mirror) -> None:
         self._mirror = mirror
         self._queries: dict[bytes, CompiledQuery] = {}
+        self._modified_ms: dict[bytes, int | None] = {}
         self._segments: dict[tuple[int, int], bytes] = {}
         self._content: dict[int, bytes] = {}
         self._query_shards: dict[int, bytes] = {}
@@ -180,6 +181,7 @@ class Compiler:
             result = self._mirror.results.get(hash_)
             if hash_ not in used or result is None or result.members is None:
                 self._queries.pop(hash_, None)
+                self._modified_ms.pop(hash_, None)
                 continue
             needed = texts_needed(self._mirror, result)
             available = {key: texts[key] for key in needed if key in texts}
@@ -187,7 +189,8 @@ class Compiler:
             yield from sealed
         yield from self._dictionary(changes.content)
         yield from self._content_shards(changes.content)
-        yield from self._query_and_freshness_shards({h[0] for h in outdated})
+        moved = self._note_modified(changes.content, outdated)
+        yield from self._query_and_freshness_shards({h[0] for h in outdated}, {h[0] for h in moved})
         yield from self._catalogs({uuid[0] for uuid in changes.catalogs})
         yield from self._customers({customer_shard(uuid) for uuid in changes.customers})
 
@@ -260,14 +263,28 @@ class Compiler:
             self._content[first] = sealed.digest
             yield sealed
 
-    def _query_and_freshness_shards(self, shards: set[int]) -> Iterator[Sealed]:
+    def _note_modified(self, changed: BitMap, outdated: set[bytes]) -> set[bytes]:
+        """Works out when queries' members last changed, and returns the hashes for which that is another time now."""
+        mirror, moved = self._mirror, set()
+        for hash_, compiled in self._queries.items():
+            if hash_ not in outdated and not compiled.members.intersect(changed):
+                continue
+            members = mirror.results[hash_].members or NOTHING
+            modified_ms = max((mirror.modified_ms[ordinal] for ordinal in members), default=None)
+            if self._modified_ms.get(hash_) != modified_ms:
+                self._modified_ms[hash_] = modified_ms
+                moved.add(hash_)
+        return moved
+
+    def _query_and_freshness_shards(self, shards: set[int], freshness_shards: set[int]) -> Iterator[Sealed]:
+        """Makes both kinds of the first shards, and of the others those of freshness alone."""
         mirror = self._mirror
         records: dict[bytes, QueryRow | None] = {}
         for query in mirror.queries.values():
             if query.serving is not None and mirror.users.get(query.id):
                 records.setdefault(query.serving, None)
             records[query.hash] = query
-        by_shard: dict[int, list[bytes]] = {shard: [] for shard in shards}
+        by_shard: dict[int, list[bytes]] = {shard: [] for shard in shards | freshness_shards}
         for hash_ in sorted(records):
             if hash_[0] in by_shard:
                 by_shard[hash_[0]].append(hash_)
@@ -276,11 +293,11 @@ class Compiler:
                 self._query_shards.pop(shard, None)
                 self._freshness_shards.pop(shard, None)
                 continue
-            queries = seal_record(QueryShard(tuple(self._query_record(h, records[h]) for h in hashes)))
-            freshness = seal_record(FreshnessShard(tuple(self._freshness(h) for h in hashes)))
-            self._query_shards[shard], self._freshness_shards[shard] = queries.digest, freshness.digest
-            yield queries
-            yield freshness
+            if shard in shards:
+                queries = QueryShard(tuple(self._query_record(h, records[h]) for h in hashes))
+                yield from _shard(self._query_shards, shard, queries)
+            freshness = FreshnessShard(tuple(self._freshness(h) for h in hashes))
+            yield from _shard(self._freshness_shards, shard, freshness)
 
     def _query_record(self, hash_: bytes, row: QueryRow | None) -> QueryRecord:
         compiled = self._queries.get(hash_)
@@ -299,9 +316,9 @@ class Compiler:
     def _freshness(self, hash_: bytes) -> Freshness:
         result = self._mirror.results.get(hash_)
         if result is None:
-            return Freshness(hash_, None, PullState.DUE, None)
+            return Freshness(hash_, None, PullState.DUE, None, None)
         pulled_at_ms = result.pulled_at_ms if hash_ in self._queries else None
-        return Freshness(hash_, pulled_at_ms, result.state, result.task)
+        return Freshness(hash_, pulled_at_ms, result.state, result.task, self._modified_ms.get(hash_))
 
     def _catalogs(self, shards: set[int]) -> Iterator[Sealed]:
         mirror = self._mirror

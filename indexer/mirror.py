@@ -3,7 +3,6 @@
 The one door from SQL to the compiler. A mirror belongs to one publisher; it is read by pure code between refreshes.
 """
 
-import json
 from array import array
 from dataclasses import dataclass, field
 from typing import Final
@@ -56,7 +55,7 @@ class CatalogRow:
     title: str
     customer: bytes
     customer_name: str
-    course_modes: tuple[str, ...]
+    course_modes: str
     audit_urls: bool
     query_id: int
     created_ms: int
@@ -236,7 +235,7 @@ class Mirror:
                 title=r.title,
                 customer=UUID(r.customer).bytes,
                 customer_name=r.customer_name,
-                course_modes=tuple(json.loads(r.course_modes)),
+                course_modes=r.course_modes,
                 audit_urls=r.audit_urls,
                 query_id=r.query_id,
                 created_ms=r.created_ms,

@@ -53,11 +53,12 @@ content set     [members, contained, listed]: three digests of bitmaps.
                 overrides of v1, overrides of v2 (absent keys: as v1), which are lists of [ordinal, metadata digest]].
                 Id and uuid are nil where no catalog query has this filter any more and a catalog still serves it.
 4 freshness shard
-                list of [query hash, pulled at or nil, state, task id (16 bytes) of the last pull or nil]; states:
-                0 due (asked for, not pulled yet), 1 fresh (the last pull passed), 2 failing (the last pull failed;
-                what is served is from `pulled at`), 3 unpullable (no source can evaluate the filter).
+                list of [query hash, pulled at or nil, state, task id (16 bytes) of the last pull or nil, modified (the
+                latest change among the members of /api/v1) or nil (it has none)]; states: 0 due (asked for, not pulled
+                yet), 1 fresh (the last pull passed), 2 failing (the last pull failed; what is served is from `pulled
+                at`), 3 unpullable (no source can evaluate the filter).
 5 catalog shard list of [uuid, creation number, wanted query hash, serving query hash or nil (never pulled), customer
-                uuid, customer name, title, course modes, audit urls (bool), created, modified].
+                uuid, customer name, title, course modes (JSON text), audit urls (bool), created, modified].
 6 customer shard
                 list of [uuid, slug, has a learner portal (bool), name, modified].
 7 content shard [first ordinal, metadata digests (a digest or nil each), modified (a time each)].

@@ -63,6 +63,7 @@ class Query:
     pulled_at_ms: int | None
     state: PullState
     task_id: bytes | None
+    modified_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +193,15 @@ class Index:
                     if ordinal >= len(self.dictionary):
                         raise Malformed(f"query {record.hash.hex()}: an override of ordinal {ordinal}")
                 v1 = self._content(record.v1)
-                v2 = v1 if record.v2 is None else self._content(record.v2)
                 queries[record.hash] = Query(
-                    record.hash, record, v1, v2, fresh_.pulled_at_ms, fresh_.state, fresh_.task_id
+                    hash=record.hash,
+                    record=record,
+                    v1=v1,
+                    v2=v1 if record.v2 is None else self._content(record.v2),
+                    pulled_at_ms=fresh_.pulled_at_ms,
+                    state=fresh_.state,
+                    task_id=fresh_.task_id,
+                    modified_ms=fresh_.modified_ms,
                 )
         if freshness:
             raise Malformed(f"freshness of {len(freshness)} queries that have no record")

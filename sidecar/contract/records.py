@@ -260,12 +260,13 @@ class QueryShard:
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """When a query's content was pulled, and how its last pull ended."""
+    """When a query's content was pulled, how its last pull ended, and when its members' documents last changed."""
 
     hash: bytes
     pulled_at_ms: int | None
     state: PullState
     task_id: bytes | None
+    modified_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,13 +278,13 @@ class FreshnessShard:
     records: tuple[Freshness, ...]
 
     def encode(self) -> bytes:
-        return _pack([[r.hash, r.pulled_at_ms, r.state, r.task_id] for r in self.records])
+        return _pack([[r.hash, r.pulled_at_ms, r.state, r.task_id, r.modified_ms] for r in self.records])
 
     @classmethod
     def decode(cls, payload: bytes) -> Self:
         states = frozenset(int(s) for s in PullState)
         records = []
-        for hash_, pulled_at_ms, state, task_id in _rows(_unpack(payload), 4, "freshness shard"):
+        for hash_, pulled_at_ms, state, task_id, modified_ms in _rows(_unpack(payload), 5, "freshness shard"):
             if _number(state, "state") not in states:
                 raise Malformed(f"freshness shard: unknown state {state}")
             records.append(
@@ -292,6 +293,7 @@ class FreshnessShard:
                     pulled_at_ms=_optional(_time)(pulled_at_ms, "pulled at"),
                     state=PullState(state),
                     task_id=_optional(_uuid)(task_id, "task id"),
+                    modified_ms=_optional(_time)(modified_ms, "modified"),
                 )
             )
         _ascending([r.hash for r in records], "freshness shard")
@@ -312,7 +314,7 @@ class CatalogRecord:
     customer: bytes
     customer_name: str
     title: str
-    course_modes: tuple[str, ...]
+    course_modes: str
     audit_urls: bool
     created_ms: int
     modified_ms: int
@@ -349,7 +351,7 @@ class CatalogShard:
                     customer=_uuid(row[4], "customer uuid"),
                     customer_name=_text(row[5], "customer name"),
                     title=_text(row[6], "title"),
-                    course_modes=tuple(_text(m, "course mode") for m in _list(row[7], "course modes")),
+                    course_modes=_json(row[7], "course modes"),
                     audit_urls=_bool(row[8], "audit urls"),
                     created_ms=_time(row[9], "created"),
                     modified_ms=_time(row[10], "modified"),

@@ -142,12 +142,12 @@ def _vectors() -> dict[str, Vector]:
     freshness = {
         pulled[0]: add(
             "freshness",
-            FreshnessShard((Freshness(pulled, PUBLISHED_MS - DAY_MS, PullState.FAILING, _uuid(0xC0, 1)),)),
+            FreshnessShard((Freshness(pulled, PUBLISHED_MS - DAY_MS, PullState.FAILING, _uuid(0xC0, 1), PUBLISHED_MS - 2 * DAY_MS),)),
             "a query whose last pull failed",
         ),
         due[0]: add(
             "freshness_due",
-            FreshnessShard((Freshness(due, None, PullState.DUE, None),)),
+            FreshnessShard((Freshness(due, None, PullState.DUE, None, None),)),
             "a query that is to be pulled",
         ),
     }
@@ -165,12 +165,12 @@ def _vectors() -> dict[str, Vector]:
                         customer=customer,
                         customer_name="Université Ouverte",
                         title="All of it",
-                        course_modes=("verified", "audit"),
+                        course_modes='["verified", "audit"]',
                         audit_urls=True,
                         created_ms=PUBLISHED_MS - 2 * DAY_MS,
                         modified_ms=PUBLISHED_MS - DAY_MS,
                     ),
-                    CatalogRecord(_uuid(0x10, 2), 2, due, None, customer, "", "", (), False, 0, 0),
+                    CatalogRecord(_uuid(0x10, 2), 2, due, None, customer, "", "", "[]", False, 0, 0),
                 )
             ),
             "a catalog that serves one query and wants another, and one that never had content",

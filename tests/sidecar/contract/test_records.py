@@ -116,7 +116,7 @@ def catalog_records(draw: st.DrawFn, uuid: bytes) -> CatalogRecord:
         customer=draw(hashes),
         customer_name=draw(texts),
         title=draw(texts),
-        course_modes=tuple(draw(st.lists(texts, max_size=3))),
+        course_modes=json.dumps(draw(st.lists(texts, max_size=3))),
         audit_urls=draw(st.booleans()),
         created_ms=draw(numbers),
         modified_ms=draw(numbers),
@@ -132,7 +132,7 @@ def shards(draw: st.DrawFn) -> QueryShard | FreshnessShard | CatalogShard | Cust
         case c if c is FreshnessShard:
             states = st.sampled_from(PullState)
             times, tasks = st.none() | numbers, st.none() | hashes
-            return FreshnessShard(tuple(Freshness(i, draw(times), draw(states), draw(tasks)) for i in ids))
+            return FreshnessShard(tuple(Freshness(i, draw(times), draw(states), draw(tasks), draw(times)) for i in ids))
         case c if c is CatalogShard:
             return CatalogShard(tuple(draw(catalog_records(i)) for i in ids))
     return CustomerShard(
@@ -271,10 +271,10 @@ QUERIES: list[Any] = [
     [H1, 1, H2, "title", "{}", [D1, D2, D3], [D1, D1, D1], [[0, D1], [7, D2]], [[1, D3]]],
     [H2, None, None, None, "{}", None, None, [], []],
 ]
-FRESHNESS: list[Any] = [[H1, 1, 1, H2], [H2, None, 0, None]]
+FRESHNESS: list[Any] = [[H1, 1, 1, H2, 3], [H2, None, 0, None, None]]
 CATALOGS: list[Any] = [
-    [H1, 1, H1, H2, H3, "customer", "title", ["audit"], True, 1, 2],
-    [H2, 2, H1, None, H3, "", "", [], False, 0, 0],
+    [H1, 1, H1, H2, H3, "customer", "title", '["audit"]', True, 1, 2],
+    [H2, 2, H1, None, H3, "", "", "{}", False, 0, 0],
 ]
 CUSTOMERS: list[Any] = [[H1, "slug", True, "name", 1], [H2, "", False, "", 0]]
 CONTENT: list[Any] = [512, [D1, None, D1], [1, 0, 2]]
@@ -433,12 +433,12 @@ FIELDS: list[tuple[ObjectType, tuple[str | int, ...], Sequence[Any]]] = [
     (ObjectType.FRESHNESS, (0, 1), but_nil(NOT_NUMBER)),
     (ObjectType.FRESHNESS, (0, 2), NOT_STATE),
     (ObjectType.FRESHNESS, (0, 3), but_nil(NOT_HASH)),
+    (ObjectType.FRESHNESS, (0, 4), but_nil(NOT_NUMBER)),
     *((ObjectType.CATALOGS, (0, column), NOT_HASH) for column in (0, 2, 4)),
     (ObjectType.CATALOGS, (0, 3), but_nil(NOT_HASH)),
     *((ObjectType.CATALOGS, (0, column), NOT_NUMBER) for column in (1, 9, 10)),
     *((ObjectType.CATALOGS, (0, column), NOT_TEXT) for column in (5, 6)),
-    (ObjectType.CATALOGS, (0, 7), NOT_LIST),
-    (ObjectType.CATALOGS, (0, 7, 0), NOT_TEXT),
+    (ObjectType.CATALOGS, (0, 7), NOT_JSON),
     (ObjectType.CATALOGS, (0, 8), NOT_BOOL),
     (ObjectType.CUSTOMERS, (0, 0), NOT_HASH),
     (ObjectType.CUSTOMERS, (0, 1), NOT_TEXT),

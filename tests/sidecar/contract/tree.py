@@ -155,7 +155,7 @@ def build(
         for digest, number, query in hashed
     ]
     freshness = [
-        Freshness(digest, None if query.v1 is None else 1, PullState(query.v1 is not None), None)
+        Freshness(digest, None if query.v1 is None else 1, PullState(query.v1 is not None), None, None)
         for digest, _, query in hashed
     ]
     catalog_records = [
@@ -167,7 +167,7 @@ def build(
             customer=catalog.customer.bytes,
             customer_name=f"customer of {number}",
             title=f"catalog {number}",
-            course_modes=("verified",),
+            course_modes='["verified"]',
             audit_urls=False,
             created_ms=1,
             modified_ms=2,
