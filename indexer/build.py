@@ -13,7 +13,7 @@ from indexer.pipeline import Pipeline
 from indexer.publish import Publisher, render_again
 from indexer.registry import pulls
 from indexer.registry.generations import Generation
-from indexer.registry.pulls import Target
+from indexer.registry.pulls import DEMAND, Target
 from indexer.wiring import Parts
 from sidecar.errors import CatalogError
 
@@ -81,9 +81,10 @@ async def _build(
     async with parts.registry.plain() as connection:
         await pulls.abandon(connection, parts.clock.now_ms())
     targets = await _targets(parts, query)
+    begun_ms = parts.clock.now_ms()
     for target in targets:
         progress(target, len(targets))
-        passed = await pipeline.pull(target, "demand", epoch)
+        passed = await pipeline.pull(target, DEMAND, epoch, since_ms=begun_ms)
         # A filter that is no object finds nothing, and that is what is published: there is nothing to mend.
         passed = passed or not target.finds_anything
         (done.passed if passed else done.failed).append(target)

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import click
 from aiohttp import web
@@ -23,10 +23,12 @@ from aiohttp import web
 from indexer import build as building
 from indexer import demo as demonstration
 from indexer import dump as dumping
+from indexer.catalog_body import BadCatalog, read_catalog
 from indexer.check import check as check_store
 from indexer.metrics import Metrics
+from indexer.publication import Publication
 from indexer.registry import Registry, catalogs
-from indexer.registry.catalogs import BadCatalog, CatalogExists, QueryClash, RegisteredCatalog, read_body
+from indexer.registry.catalogs import CatalogExists, QueryClash, RegisteredCatalog
 from indexer.registry.pulls import Target
 from indexer.service import Role
 from indexer.service import serve as serve_for_ever
@@ -46,6 +48,11 @@ from sidecar.store import Store
 from sidecar.store.urls import open_store
 
 T = TypeVar("T")
+# What a file of catalogs may leave out.
+DEFAULTS: Final[dict[str, object]] = {
+    "enabled_course_modes": ["verified", "professional", "no-id-professional", "audit", "honor"],
+    "publish_audit_enrollment_urls": False,
+}
 config_option = click.option(
     "--config",
     "config",
@@ -74,11 +81,11 @@ def serve(config: Path | None, adopt: bool) -> None:
     settings = _settings(config)
 
     async def run(parts: Parts) -> None:
-        role, metrics = Role(), Metrics()
+        role, publication, metrics = Role(), Publication(parts.registry), Metrics()
         indexer = settings.indexer
-        runner = web.AppRunner(make_app(parts, role, metrics), access_log=None)
+        runner = web.AppRunner(make_app(parts, role, publication, metrics), access_log=None)
         async with listening(runner, indexer.host, indexer.port, section="indexer"):
-            await serve_for_ever(parts, role, metrics, adopt=adopt)
+            await serve_for_ever(parts, role, publication, metrics, adopt=adopt)
 
     _until_stopped(settings, run)
 
@@ -176,7 +183,7 @@ def add(config: Path | None, file: Any, created: str | None) -> None:
         async with registry.write() as tx:
             for number, body in enumerate(bodies, start=1):
                 try:
-                    new += (await catalogs.create(tx, read_body(body), who, created_ms))[1]
+                    new += (await catalogs.create(tx, read_catalog(body), who, created_ms))[1]
                 except (BadCatalog, CatalogExists, QueryClash) as error:
                     raise Refused(f"{where}: catalog {number} of {len(bodies)}: {error}") from error
         return new, len(bodies)
@@ -325,7 +332,8 @@ def _bodies(text: bytes, where: str) -> list[object]:
     if isinstance(given, dict) and isinstance(given.get("catalogs"), list):
         given = given["catalogs"]
     entries = given if isinstance(given, list) else [given]
-    return [entry["body"] if isinstance(entry, dict) and "body" in entry else entry for entry in entries]
+    bodies = [entry["body"] if isinstance(entry, dict) and "body" in entry else entry for entry in entries]
+    return [DEFAULTS | body if isinstance(body, dict) else body for body in bodies]
 
 
 def _no_number(name: str) -> NoReturn:

@@ -284,6 +284,8 @@ class Compiler:
             if query.serving is not None and mirror.users.get(query.id):
                 records.setdefault(query.serving, None)
             records[query.hash] = query
+        for hash_ in mirror.served_before():
+            records.setdefault(hash_, None)
         by_shard: dict[int, list[bytes]] = {shard: [] for shard in shards | freshness_shards}
         for hash_ in sorted(records):
             if hash_[0] in by_shard:
@@ -330,7 +332,7 @@ class Compiler:
                 uuid=uuid,
                 number=row.number,
                 wanted=query.hash,
-                serving=query.serving,
+                serving=mirror.serving(row),
                 customer=row.customer,
                 customer_name=row.customer_name,
                 title=row.title,

@@ -21,8 +21,8 @@ from typing import Any, Final
 
 import click
 
+from indexer.catalog_body import read_catalog
 from indexer.registry import Registry, catalogs
-from indexer.registry.catalogs import read_body
 from indexer.sample import Corpus, Question, sample_catalogs, sample_corpus, sample_questions
 from sidecar.clock import SystemClock
 from sidecar.errors import CatalogError
@@ -112,7 +112,7 @@ async def _register(directory: Path, bodies: list[dict[str, Any]]) -> None:
         await registry.open()
         async with registry.write() as tx:
             for body in bodies:
-                await catalogs.create(tx, read_body(body), "demo")
+                await catalogs.create(tx, read_catalog(body), "demo")
     finally:
         await registry.close()
 

@@ -48,6 +48,7 @@ class Jobs:
         self._pulling: set[str] = set()
         self._not_before_ms: dict[str, int] = {}
         self._given_up: dict[str, int] = {}
+        self._requested: dict[str, int] = {}
         self._no_details_before_ms = 0
         self._scheduled: dict[str, int] = {}
         self._running: set[asyncio.Task[None]] = set()
@@ -80,9 +81,13 @@ class Jobs:
             self._scheduler.shutdown(wait=False)
 
     async def reconcile(self) -> None:
-        """Makes the jobs those of the filters that catalogs want now."""
+        """Makes the jobs those of the filters that catalogs want now; what somebody asked for is due at once."""
         async with self._parts.registry.read() as connection:
             targets = {t.hash: t for t in await pulls.targets(connection)}
+            self._requested = await pulls.requested(connection)
+        if unwanted := self._requested.keys() - targets.keys():
+            async with self._parts.registry.plain() as connection:
+                await pulls.dismiss(connection, unwanted, self._parts.clock.now_ms())
         for hash_ in self._scheduled.keys() - targets.keys():
             del self._scheduled[hash_]
             with suppress(JobLookupError):  # It may be about to begin.
@@ -99,11 +104,10 @@ class Jobs:
 
     def _schedule(self, target: Target) -> None:
         now_ms = self._parts.clock.now_ms()
-        due_ms = max(
-            now_ms,
-            due_at_ms(target, self._parts.settings.indexer.refresh_s, now_ms),
-            self._not_before_ms.get(target.hash, 0),
-        )
+        due_ms = due_at_ms(target, self._parts.settings.indexer.refresh_s, now_ms)
+        if target.hash in self._requested:
+            due_ms = now_ms
+        due_ms = max(now_ms, due_ms, self._not_before_ms.get(target.hash, 0))
         if self._scheduled.get(target.hash) == due_ms:
             return
         self._scheduler.add_job(
@@ -129,7 +133,8 @@ class Jobs:
         try:
             async with self._slots:
                 reason = "created" if target.state is PullState.DUE else "due"
-                await self._pipeline.pull(target, reason, self._epoch)
+                since_ms = self._requested.pop(target.hash, 0)
+                await self._pipeline.pull(target, reason, self._epoch, since_ms=since_ms)
             ended = True
         except (StoreError, RegistryError) as error:
             log.warning("pull given up for now", query=target.hash, reason=str(error))

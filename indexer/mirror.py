@@ -58,6 +58,7 @@ class CatalogRow:
     course_modes: str
     audit_urls: bool
     query_id: int
+    before: bytes | None
     created_ms: int
     modified_ms: int
 
@@ -109,6 +110,7 @@ class Mirror:
         self.catalogs: dict[bytes, CatalogRow] = {}
         self.customers: dict[bytes, CustomerRow] = {}
         self.users: dict[int, set[bytes]] = {}
+        self.moved: dict[bytes, CatalogRow] = {}
 
     async def refresh(self, connection: AsyncConnection) -> Changes:
         """Takes over everything that is newer, from one state of the registry."""
@@ -128,7 +130,8 @@ class Mirror:
         return Changes(
             content=BitMap(range(len(self.keys))),
             facts=BitMap(range(len(self.keys))),
-            hashes={h for q in self.queries.values() for h in (q.hash, q.serving) if h is not None},
+            hashes=self.served_before()
+            | {h for q in self.queries.values() for h in (q.hash, q.serving) if h is not None},
             catalogs=set(self.catalogs),
             customers=set(self.customers),
         )
@@ -136,7 +139,15 @@ class Mirror:
     def used(self) -> set[bytes]:
         """The hashes that some catalog wants or serves; only these have content in a generation."""
         rows = (self.queries[query_id] for query_id, users in self.users.items() if users)
-        return {h for q in rows for h in (q.hash, q.serving) if h is not None}
+        return {h for q in rows for h in (q.hash, q.serving) if h is not None} | self.served_before()
+
+    def served_before(self) -> set[bytes]:
+        """The hashes that catalogs go on serving until their query serves something."""
+        return {row.before for row in self.moved.values() if row.before and self.queries[row.query_id].serving is None}
+
+    def serving(self, row: CatalogRow) -> bytes | None:
+        """The hash that a catalog serves."""
+        return self.queries[row.query_id].serving or row.before
 
     def courses_of(self, runs: BitMap) -> BitMap:
         """The courses of these course runs."""
@@ -203,7 +214,9 @@ class Mirror:
             for row in (old, new):
                 if row is not None:
                     changes.hashes.update(h for h in (row.hash, row.serving) if h is not None)
-            changes.catalogs |= self.users.get(r.id, set())
+            users = self.users.get(r.id, set())
+            changes.catalogs |= users
+            changes.hashes.update(h for uuid in users & self.moved.keys() if (h := self.moved[uuid].before) is not None)
         for r in await connection.execute(sa.select(result).where(result.c.clock > since)):
             hash_ = bytes.fromhex(r.hash)
             changes.hashes.add(hash_)
@@ -228,6 +241,7 @@ class Mirror:
             changes.catalogs.add(uuid)
             if (removed := self.catalogs.pop(uuid, None)) is not None:
                 self._use(removed, changes).discard(uuid)
+                self.moved.pop(uuid, None)
         for r in await connection.execute(sa.select(catalog).where(catalog.c.clock > since)):
             new = CatalogRow(
                 number=r.number,
@@ -238,6 +252,7 @@ class Mirror:
                 course_modes=r.course_modes,
                 audit_urls=r.audit_urls,
                 query_id=r.query_id,
+                before=None if r.before is None else bytes.fromhex(r.before),
                 created_ms=r.created_ms,
                 modified_ms=r.modified_ms,
             )
@@ -245,11 +260,14 @@ class Mirror:
                 self._use(old, changes).discard(new.uuid)
             self.catalogs[new.uuid] = new
             self._use(new, changes).add(new.uuid)
+            self.moved.pop(new.uuid, None)
+            if new.before is not None:
+                self.moved[new.uuid] = new
             changes.catalogs.add(new.uuid)
 
     def _use(self, row: CatalogRow, changes: Changes) -> set[bytes]:
         query = self.queries[row.query_id]
-        changes.hashes.update(h for h in (query.hash, query.serving) if h is not None)
+        changes.hashes.update(h for h in (query.hash, query.serving, row.before) if h is not None)
         return self.users.setdefault(row.query_id, set())
 
     async def _customers(self, connection: AsyncConnection, since: int, changes: Changes) -> None:

@@ -35,12 +35,15 @@ class Pipeline:
         self._accepted = accepted
         self._accepting = asyncio.Lock()
 
-    async def pull(self, target: Target, reason: str, epoch: int) -> bool:
-        """Pulls one filter and accepts what it finds; whether that passed. Raises Deposed if another leads."""
+    async def pull(self, target: Target, reason: str, epoch: int, *, since_ms: int = 0) -> bool:
+        """Pulls one filter and accepts what it finds; whether that passed. Raises Deposed if another leads.
+
+        No document is used that was fetched before `since_ms`.
+        """
         async with self._registry.plain() as connection:
             task = await pulls.start(connection, target.hash, reason, self._clock.now_ms())
         try:
-            pulled = await self._source.pull(json.loads(target.content_filter))
+            pulled = await self._source.pull(json.loads(target.content_filter), since_ms=since_ms)
             for warning in pulled.warnings:
                 log.warning("content filter", query=target.hash, title=target.title, warning=warning)
             async with self._accepting:
@@ -77,7 +80,7 @@ class Pipeline:
         ingested = await asyncio.to_thread(ingest, pulled, known, self._clock.now_ms())
         await self._publisher.upload(ingested.rendered)
         async with self._registry.write(epoch) as tx:
-            await pulls.accept(tx, task, target.hash, ingested, members=len(pulled.members))
+            await pulls.accept(tx, task, target.hash, ingested, members=len(pulled.members), requests=pulled.requests)
         log.info("pulled", query=target.hash, members=len(pulled.members), changed=len(ingested.documents))
 
     async def _fail(self, task: str, target: Target, error: Exception, epoch: int) -> None:

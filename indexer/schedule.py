@@ -1,4 +1,6 @@
-"""When a query is pulled: pure. At once if it never was; then every refresh period; after failures, with back-off.
+"""When a query is pulled: pure. Soon if it never was; then every refresh period; after failures, with back-off.
+
+Soon: once nobody has changed it for a moment, so that whoever changes it again and again causes one pull.
 
 Queries that became due together are spread out by their hash over the last tenth of the period, so that a night's
 work does not come back as one burst; none is pulled later than the refresh period says.
@@ -9,6 +11,7 @@ from typing import Final
 from indexer.registry.pulls import Target
 from sidecar.contract.words import PullState
 
+DEBOUNCE_MS: Final = 250
 FIRST_RETRY_S: Final = 5
 LONGEST_RETRY_S: Final = 3600
 SPREAD: Final = 0.1
@@ -17,10 +20,10 @@ SPREAD: Final = 0.1
 def due_at_ms(target: Target, refresh_s: int, now_ms: int) -> int:
     """The time at which a filter is to be pulled next, in the past if that is overdue.
 
-    A time of the last pull that lies in the future comes from a clock that was wrong: it counts as now.
+    A time that lies in the future comes from a clock that was wrong: it counts as now.
     """
     if target.state is PullState.DUE:
-        return now_ms
+        return min(target.changed_ms, now_ms) + DEBOUNCE_MS
     tried_at_ms = min(target.tried_at_ms or 0, now_ms)
     if target.state is PullState.FRESH:
         early = SPREAD * int(target.hash[:8], 16) / 0xFFFF_FFFF

@@ -5,7 +5,7 @@ signal, a store that belongs to another registry, or a defect.
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -13,6 +13,7 @@ from indexer.jobs import Jobs
 from indexer.leadership import Leadership
 from indexer.metrics import Metrics
 from indexer.pipeline import Pipeline
+from indexer.publication import Publication
 from indexer.publish import Publisher, render_again
 from indexer.registry import Deposed, RegistryError, generations, pulls
 from indexer.wiring import Parts
@@ -27,26 +28,27 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Role:
-    """What this process is at the moment."""
+    """What this process is at the moment. `wake` tells it, if it leads, that the registry has something new."""
 
     leading: bool = False
     epoch: int = 0
-    published_generation: int = 0
-    published_clock: int = -1
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-async def serve(parts: Parts, role: Role, metrics: Metrics, *, adopt: bool = False) -> None:
+async def serve(parts: Parts, role: Role, publication: Publication, metrics: Metrics, *, adopt: bool = False) -> None:
     """Runs until cancelled. Raises ForeignStore at the start if publishing would overwrite another registry's store."""
     leadership = Leadership(parts.registry, parts.clock, parts.settings.indexer.lease_s)
     while True:
         try:
-            await _lead_once(parts, leadership, role, metrics, adopt=adopt)
+            await _lead_once(parts, leadership, role, publication, metrics, adopt=adopt)
         except (StoreError, RegistryError) as error:
             log.warning("cannot lead for now", reason=str(error))
             await asyncio.sleep(RETRY_S)
 
 
-async def _lead_once(parts: Parts, leadership: Leadership, role: Role, metrics: Metrics, *, adopt: bool) -> None:
+async def _lead_once(
+    parts: Parts, leadership: Leadership, role: Role, publication: Publication, metrics: Metrics, *, adopt: bool
+) -> None:
     publisher = Publisher(parts.registry, parts.store, parts.clock, adopt=adopt)
     await publisher.check()
     pointer = await parts.store.pointer()
@@ -55,7 +57,7 @@ async def _lead_once(parts: Parts, leadership: Leadership, role: Role, metrics: 
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(leadership.keep(epoch))
-            group.create_task(_Leader(parts, publisher, epoch, role, metrics).run())
+            group.create_task(_Leader(parts, publisher, epoch, role.wake, publication, metrics).run())
     except* CatalogError as ended:
         for error in ended.exceptions:
             if not isinstance(error, Deposed | Fenced | PointerConflict):
@@ -67,13 +69,21 @@ async def _lead_once(parts: Parts, leadership: Leadership, role: Role, metrics: 
 
 
 class _Leader:
-    def __init__(self, parts: Parts, publisher: Publisher, epoch: int, role: Role, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        publisher: Publisher,
+        epoch: int,
+        wake: asyncio.Event,
+        publication: Publication,
+        metrics: Metrics,
+    ) -> None:
         self._parts = parts
         self._publisher = publisher
         self._epoch = epoch
-        self._role = role
+        self._publication = publication
         self._metrics = metrics
-        self._wake = asyncio.Event()
+        self._wake = wake
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         pipeline = Pipeline(parts.registry, parts.source, publisher, parts.clock, self._wake.set)
         self._jobs = Jobs(parts, pipeline, epoch, self._wake.set, self._lose)
@@ -95,16 +105,17 @@ class _Leader:
 
     async def _publish(self) -> None:
         """Group commit without a timer: what is accepted while one commit runs is published by the next."""
-        seen, woken = -1, True
+        seen: tuple[int, dict[str, int]] | None = None
+        woken = True
         while True:
             woken = woken or self._wake.is_set()
             self._wake.clear()
             try:
                 async with self._parts.registry.read() as connection:
-                    clock = await generations.clock(connection)
-                if clock != seen or woken:
+                    now = await generations.clock(connection), await pulls.requested(connection)
+                if now != seen or woken:
                     await self._jobs.reconcile()
-                    seen, woken = clock, False
+                    seen, woken = now, False
                 new = await self._publisher.commit(self._epoch)
             except (StoreError, RegistryError) as error:
                 if isinstance(error, Fenced | PointerConflict):
@@ -114,7 +125,7 @@ class _Leader:
                 await asyncio.sleep(RETRY_S)
                 continue
             if new is not None:
-                self._role.published_generation, self._role.published_clock = new.generation, new.clock
+                self._publication.note(new)
                 self._metrics.published(new)
             try:
                 await asyncio.wait_for(self._wake.wait(), FOLLOW_S)

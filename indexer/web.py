@@ -1,4 +1,4 @@
-"""The indexer's HTTP side: how it is, and what it counts. No catalog is read or changed here."""
+"""The indexer's HTTP side: the catalogs of `indexer.api`, and beside them how it is and what it counts."""
 
 from collections import Counter
 
@@ -6,7 +6,9 @@ from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from indexer.api import MAX_BODY_BYTES, CatalogApi, answered
 from indexer.metrics import Metrics
+from indexer.publication import Publication
 from indexer.registry import RegistryError
 from indexer.service import Role
 from indexer.status import Status, status
@@ -15,8 +17,8 @@ from sidecar import __version__
 from sidecar.contract.words import PullState
 
 
-def make_app(parts: Parts, role: Role, metrics: Metrics) -> web.Application:
-    """`/health` and `/metrics`."""
+def make_app(parts: Parts, role: Role, publication: Publication, metrics: Metrics) -> web.Application:
+    """Catalogs and pulls, `/health` and `/metrics`."""
 
     async def look() -> Status:
         now = await status(parts.registry, parts.settings.indexer.freshness_s)
@@ -42,6 +44,7 @@ def make_app(parts: Parts, role: Role, metrics: Metrics) -> web.Application:
             metrics.refused.labels("registry out of reach").inc()
         return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
-    app = web.Application()
+    app = web.Application(middlewares=[answered], client_max_size=MAX_BODY_BYTES)
+    app.add_routes(CatalogApi(parts, role, publication).routes())
     app.add_routes([web.get("/health", health), web.get("/metrics", numbers)])
     return app

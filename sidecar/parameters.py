@@ -94,13 +94,13 @@ def catalog_uuid(text: str) -> str:
 
 def filter_body(content_type: str, body: bytes) -> Filter:
     """The question in the body of filter_content_items. A text where a list belongs is the list of its characters."""
-    fields = _fields(content_type, body)
-    if not isinstance(fields, Mapping):
-        raise Refusal(400, {"detail": f"Invalid data. Expected a dictionary, but got {_kind(fields)}."})
-    keys = fields.get("content_keys", [])
+    given = fields(content_type, body)
+    if not isinstance(given, Mapping):
+        raise Refusal(400, {"detail": f"Invalid data. Expected a dictionary, but got {_kind(given)}."})
+    keys = given.get("content_keys", [])
     if not isinstance(keys, (list, str, dict)) or any(isinstance(key, (list, dict)) for key in keys):
         raise Refusal(400, {"detail": "content_keys must be a list of content keys."})
-    uuids = fields.get("catalog_uuids") or []
+    uuids = given.get("catalog_uuids") or []
     if not isinstance(uuids, (list, str, dict)):
         raise Refusal(400, {"detail": "catalog_uuids must be a list of catalog uuids."})
     catalogs = []
@@ -112,7 +112,8 @@ def filter_body(content_type: str, body: bytes) -> Filter:
     return Filter([key for key in keys if isinstance(key, str)], catalogs)
 
 
-def _fields(content_type: str, body: bytes) -> object:
+def fields(content_type: str, body: bytes) -> object:
+    """The value of a body of any kind that is taken: JSON, or the texts of a form by name. An empty one is {}."""
     if not body:
         return {}
     media_type = content_type.partition(";")[0].strip().lower()

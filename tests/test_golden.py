@@ -9,10 +9,10 @@ from urllib.parse import quote
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from indexer.catalog_body import read_catalog
 from indexer.documents import is_let_in
 from indexer.filters import allowed_restricted_runs, matches
 from indexer.registry import catalogs
-from indexer.registry.catalogs import read_body
 from indexer.source.file import FileSource
 from sidecar.app import Sidecar
 from sidecar.contract.words import canonical_uuid
@@ -73,7 +73,7 @@ async def client(tmp_path: Path, expected: Expected) -> AsyncIterator[Client]:
     async with world(tmp_path, FileSource(GOLDEN / "corpus.json"), store, clock) as here:
         async with here.registry.write() as tx:
             for body in expected.bodies:
-                await catalogs.create(tx, read_body(body), "test")
+                await catalogs.create(tx, read_catalog(body), "test")
         await here.build()
         reader = SqliteStore(tmp_path / "store.db", writable=False)
         settings = Settings(sidecar=SidecarSettings(disk=str(tmp_path / "sidecar.db")))

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from indexer import tree
+from indexer.catalog_body import read_catalog
 from indexer.check import check
 from indexer.registry import Registry, catalogs
-from indexer.registry.catalogs import read_body
 from indexer.status import status
 from sidecar.clock import SystemClock
 from sidecar.contract.records import FreshnessShard
@@ -119,7 +119,7 @@ async def later(folder: Path, builders: Builders) -> int:
         row = await catalogs.find(tx.connection, uuid_of("catalog allowed"))
         assert row is not None
         edited = {**catalogs.as_body(row), "uuid": uuid_of("catalog new"), "content_filter": {"org": "edX"}}
-        await catalogs.create(tx, read_body(edited), "test")
+        await catalogs.create(tx, read_catalog(edited), "test")
     return T0_MS + 4 * HOUR_MS
 
 
@@ -304,7 +304,7 @@ async def add(folder: Path, *asked: tuple[str, Json]) -> None:
         await registry.open()
         async with registry.write() as tx:
             for title, content_filter in asked:
-                await catalogs.create(tx, read_body(catalog_body(title, content_filter)), "test")
+                await catalogs.create(tx, read_catalog(catalog_body(title, content_filter)), "test")
 
 
 def write_corpus(folder: Path, version: int) -> None:

@@ -5,11 +5,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from indexer.catalog_body import read_catalog
 from indexer.check import check
 from indexer.pipeline import Pipeline
 from indexer.publish import Publisher, render_again
 from indexer.registry import Registry, catalogs, lead, pulls
-from indexer.registry.catalogs import RegisteredCatalog, read_body
+from indexer.registry.catalogs import RegisteredCatalog
 from indexer.registry.generations import Generation
 from indexer.source import Source
 from sidecar.contract.index import Index, index_references
@@ -47,7 +48,7 @@ class World:
     async def add(self, title: str, content_filter: object, **fields: Any) -> RegisteredCatalog:
         """Adds a catalog."""
         async with self.registry.write() as tx:
-            row, _ = await catalogs.create(tx, read_body(catalog_body(title, content_filter, **fields)), "test")
+            row, _ = await catalogs.create(tx, read_catalog(catalog_body(title, content_filter, **fields)), "test")
         return row
 
     async def remove(self, uuid: str) -> None:

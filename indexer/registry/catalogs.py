@@ -6,30 +6,21 @@ query by hash or makes it. A changed query keeps `serving` its old hash until a 
 """
 
 import json
-import math
 import uuid as uuids
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, TypeGuard
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from indexer.catalog_body import CatalogBody
 from indexer.registry import Transaction
 from indexer.registry.schema import catalog, catalog_history, catalog_query, result
-from sidecar.contract.words import PullState, canonical_uuid, query_hash
+from sidecar.contract.words import PullState, query_hash
 from sidecar.errors import CatalogError
 
-DEFAULT_COURSE_MODES: Final = ("verified", "professional", "no-id-professional", "audit", "honor")
-MAX_TEXT: Final = 255
-MAX_FILTER_DEPTH: Final = 100
-MAX_FILTER_BYTES: Final = 1024 * 1024
-
-
-class BadCatalog(CatalogError):
-    """Raised when the body of a catalog cannot be taken; names every field that is wrong, and the remedy."""
-
-    status = 400
+MAX_WHO: Final = 255
 
 
 class QueryClash(CatalogError):
@@ -51,30 +42,19 @@ class NoSuchCatalog(CatalogError):
 
 
 @dataclass(frozen=True, slots=True)
-class CatalogBody:
-    """A catalog as somebody asks for it."""
-
-    uuid: str | None
-    title: str
-    customer: str
-    customer_name: str
-    course_modes: tuple[str, ...]
-    audit_urls: bool
-    content_filter: object
-    query_uuid: str | None
-    query_title: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class RegisteredCatalog:
-    """A catalog and its query, as the registry has them."""
+    """A catalog and its query, as the registry has them.
+
+    `course_modes` and `content_filter` are JSON texts; `serving` is the hash whose content the catalog shows, None
+    until a first pull passes.
+    """
 
     number: int
     uuid: str
     title: str
     customer: str
     customer_name: str
-    course_modes: tuple[str, ...]
+    course_modes: str
     audit_urls: bool
     query_id: int
     query_uuid: str
@@ -84,60 +64,6 @@ class RegisteredCatalog:
     serving: str | None
     created_ms: int
     modified_ms: int
-
-
-def read_body(body: object) -> CatalogBody:
-    """The body of a create request, in the field names of enterprise-catalog's API. Raises BadCatalog."""
-    if not isinstance(body, Mapping):
-        raise BadCatalog(f"a catalog is a JSON object, and not {body!r:.80}")
-    problems: list[str] = []
-
-    def text(name: str, *, required: bool = True) -> str:
-        value = body.get(name)
-        if value is None and not required:
-            return ""
-        if not _is_text(value) or not (value or not required) or len(value) > MAX_TEXT:
-            problems.append(f"{name} is {value!r:.80}; give a text of 1 to {MAX_TEXT} characters")
-            return ""
-        return value
-
-    def uuid(name: str, *, required: bool) -> str | None:
-        value = body.get(name)
-        if value is None and not required:
-            return None
-        found = canonical_uuid(value) if isinstance(value, str) else None
-        if found is None:
-            problems.append(f"{name} is {value!r:.80}; give a uuid")
-        return found
-
-    modes = body.get("enabled_course_modes", list(DEFAULT_COURSE_MODES))
-    if not isinstance(modes, list) or not all(_is_text(mode) for mode in modes):
-        problems.append(f"enabled_course_modes is {modes!r:.80}; give a list of texts")
-        modes = []
-    audit_urls = body.get("publish_audit_enrollment_urls", False)
-    if isinstance(audit_urls, str) and audit_urls.lower() in ("true", "false"):
-        audit_urls = audit_urls.lower() == "true"
-    if not isinstance(audit_urls, bool):
-        problems.append(f"publish_audit_enrollment_urls is {audit_urls!r:.80}; give true or false")
-        audit_urls = False
-    if "content_filter" not in body:
-        problems.append("content_filter is missing; give the filter as a JSON object")
-    elif problem := _filter_problem(body["content_filter"]):
-        problems.append(f"content_filter {problem}")
-    read = CatalogBody(
-        uuid=uuid("uuid", required=False),
-        title=text("title"),
-        customer=uuid("enterprise_customer", required=True) or "",
-        customer_name=text("enterprise_customer_name"),
-        course_modes=tuple(modes),
-        audit_urls=audit_urls,
-        content_filter=body.get("content_filter"),
-        query_uuid=uuid("catalog_query_uuid", required=False),
-        query_title=text("query_title", required=False) or None,
-    )
-    if problems:
-        raise BadCatalog("; ".join(problems))
-    return read
 
 
 async def create(
@@ -158,7 +84,7 @@ async def create(
         "title": body.title,
         "customer": body.customer,
         "customer_name": body.customer_name,
-        "course_modes": json.dumps(body.course_modes),
+        "course_modes": body.course_modes,
         "audit_urls": body.audit_urls,
         "query_id": await _query(tx, body, at_ms),
         "created_ms": at_ms,
@@ -170,6 +96,35 @@ async def create(
     assert row is not None
     await _note(tx, row, "created", who)
     return row, True
+
+
+async def change(tx: Transaction, uuid: str, fields: Mapping[str, Any], who: str) -> RegisteredCatalog:
+    """Gives a catalog other values, by attribute of CatalogBody; what is not named stays.
+
+    Without another query uuid, another filter or query title is its query's, and so that of all who share it. A catalog
+    that moves to a query which was never pulled goes on serving what it has, until that pull passes.
+    Raises NoSuchCatalog and QueryClash.
+    """
+    row = await find(tx.connection, uuid)
+    if row is None:
+        raise NoSuchCatalog(f"no catalog {uuid}")
+    body = replace(_as_wanted(row), **{**fields, "uuid": uuid})
+    values = {
+        "title": body.title,
+        "customer": body.customer,
+        "customer_name": body.customer_name,
+        "course_modes": body.course_modes,
+        "audit_urls": body.audit_urls,
+        "query_id": await _query(tx, body, tx.now_ms),
+        "before": row.serving,
+        "modified_ms": tx.now_ms,
+        "clock": tx.clock,
+    }
+    await tx.connection.execute(sa.update(catalog).where(catalog.c.uuid == uuid).values(values))
+    changed = await find(tx.connection, uuid)
+    assert changed is not None
+    await _note(tx, changed, "changed", who)
+    return changed
 
 
 async def remove(tx: Transaction, uuid: str, who: str) -> None:
@@ -210,14 +165,14 @@ async def select(connection: AsyncConnection, *conditions: sa.ColumnElement[bool
             title=r.title,
             customer=r.customer,
             customer_name=r.customer_name,
-            course_modes=tuple(json.loads(r.course_modes)),
+            course_modes=r.course_modes,
             audit_urls=r.audit_urls,
             query_id=r.query_id,
             query_uuid=r.query_uuid,
             query_title=r.query_title,
             content_filter=r.content_filter,
             wanted=r.wanted,
-            serving=r.serving,
+            serving=r.before if r.serving is None else r.serving,
             created_ms=r.created_ms,
             modified_ms=r.modified_ms,
         )
@@ -226,13 +181,13 @@ async def select(connection: AsyncConnection, *conditions: sa.ColumnElement[bool
 
 
 def as_body(row: RegisteredCatalog) -> dict[str, object]:
-    """A catalog in the field names of enterprise-catalog's API, as `read_body` takes it."""
+    """A catalog in the field names of enterprise-catalog's API, as a create takes it."""
     return {
         "uuid": row.uuid,
         "title": row.title,
         "enterprise_customer": row.customer,
         "enterprise_customer_name": row.customer_name,
-        "enabled_course_modes": list(row.course_modes),
+        "enabled_course_modes": json.loads(row.course_modes),
         "publish_audit_enrollment_urls": row.audit_urls,
         "content_filter": json.loads(row.content_filter),
         "catalog_query_uuid": row.query_uuid,
@@ -240,27 +195,18 @@ def as_body(row: RegisteredCatalog) -> dict[str, object]:
     }
 
 
-def _filter_problem(content_filter: object) -> str | None:
-    """What keeps a filter from being stored, hashed and read again by everybody, however little stack they have."""
-    layer, depth = [content_filter], 0
-    while layer:
-        depth += 1
-        if depth > MAX_FILTER_DEPTH:
-            return f"is nested more than {MAX_FILTER_DEPTH} levels deep"
-        inner: list[object] = []
-        for value in layer:
-            if isinstance(value, float) and not math.isfinite(value):
-                return f"has the number {value}, which JSON does not know"
-            if isinstance(value, dict | list):
-                inner += value.values() if isinstance(value, dict) else value
-        layer = inner
-    size = len(json.dumps(content_filter))
-    return f"is {size} bytes of JSON; the limit is {MAX_FILTER_BYTES}" if size > MAX_FILTER_BYTES else None
-
-
-def _is_text(value: object) -> TypeGuard[str]:
-    """Whether every database and UTF-8 can hold it: JSON can spell NUL and half of a surrogate pair."""
-    return isinstance(value, str) and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
+def _as_wanted(row: RegisteredCatalog) -> CatalogBody:
+    return CatalogBody(
+        uuid=row.uuid,
+        title=row.title,
+        customer=row.customer,
+        customer_name=row.customer_name,
+        course_modes=row.course_modes,
+        audit_urls=row.audit_urls,
+        content_filter=json.loads(row.content_filter),
+        query_uuid=row.query_uuid,
+        query_title=row.query_title,
+    )
 
 
 def _says_the_same(row: RegisteredCatalog, body: CatalogBody) -> bool:
@@ -279,6 +225,7 @@ async def _query(tx: Transaction, body: CatalogBody, at_ms: int) -> int:
     same_filter = await _query_where(tx, catalog_query.c.hash == hash_)
     named = await _query_where(tx, catalog_query.c.uuid == body.query_uuid) if body.query_uuid else None
     if named is not None:
+        await _free_title(tx, body.query_title, named.id)
         if same_filter is not None and same_filter.id != named.id:
             raise QueryClash("content_filter is not unique")
         return await _change_query(tx, named, body, hash_, at_ms)
@@ -337,5 +284,5 @@ async def _query_where(tx: Transaction, condition: sa.ColumnElement[bool]) -> sa
 
 
 async def _note(tx: Transaction, row: RegisteredCatalog, action: str, who: str) -> None:
-    values = {"clock": tx.clock, "at_ms": tx.now_ms, "catalog": row.uuid, "action": action, "who": who[:MAX_TEXT]}
+    values = {"clock": tx.clock, "at_ms": tx.now_ms, "catalog": row.uuid, "action": action, "who": who[:MAX_WHO]}
     await tx.connection.execute(sa.insert(catalog_history).values(record=json.dumps(as_body(row)), **values))

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 import zstandard
+from pyroaring import BitMap
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from indexer.ingest import Facts, Ingested, Known
@@ -17,16 +18,43 @@ from indexer.source import CustomerDetails
 from sidecar.contract.records import Bitmap
 from sidecar.contract.words import ContentType, PullState
 
+DEMAND: Final = "demand"
+REQUESTED: Final = "requested"
+RUNNING: Final = "running"
+PASSED: Final = "passed"
+FAILED: Final = "failed"
+ABANDONED: Final = "abandoned"
 PULLS_KEPT_MS: Final = 30 * 86_400_000
 PRUNED_AT_ONCE: Final = 10_000
 EMPTY: Final = Bitmap.of(()).encode()
 # Of a result, without its bitmaps: targets are asked for all the time, and ten thousand of them are megabytes.
-_NOT_THE_CONTENT: Final = ("hash", "content_filter", "state", "pulled_at_ms", "tried_at_ms", "failures", "error")
+_NOT_THE_CONTENT: Final = (
+    *("hash", "content_filter", "state", "pulled_at_ms"),
+    *("tried_at_ms", "failures", "error", "requests"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """One pull. `changed`: how many documents it changed. What is not known yet is None."""
+
+    task: str
+    hash: str
+    reason: str
+    state: str
+    requested_ms: int
+    finished_ms: int | None
+    members: int | None
+    changed: int | None
+    error: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A filter that catalogs want, and how its pulls have gone."""
+    """A filter that catalogs want, and how its pulls have gone.
+
+    `changed_ms`: when its query was changed last; `requests`: how many the last passed pull sent to the source.
+    """
 
     hash: str
     query_id: int
@@ -38,6 +66,8 @@ class Target:
     failures: int
     error: str | None
     catalogs: int
+    changed_ms: int
+    requests: int
 
     @property
     def finds_anything(self) -> bool:
@@ -52,7 +82,7 @@ async def targets(connection: AsyncConnection) -> list[Target]:
     )
     q = catalog_query.c
     rows = await connection.execute(
-        sa.select(q.id, q.title, *(result.c[name] for name in _NOT_THE_CONTENT), used.c.catalogs)
+        sa.select(q.id, q.title, q.modified_ms, *(result.c[name] for name in _NOT_THE_CONTENT), used.c.catalogs)
         .join(result, result.c.hash == q.hash)
         .join(used, used.c.query_id == q.id)
         .order_by(q.id)
@@ -69,28 +99,74 @@ async def targets(connection: AsyncConnection) -> list[Target]:
             failures=r.failures,
             error=r.error,
             catalogs=r.catalogs,
+            changed_ms=r.modified_ms,
+            requests=r.requests,
         )
         for r in rows
     ]
 
 
+async def request(connection: AsyncConnection, hash_: str, now_ms: int) -> str:
+    """Asks for a pull of a filter, and returns its task id: that of the one under way or asked for, if there is one."""
+    # One at a time, on every database: two who ask at once are to get one id.
+    await connection.execute(sa.update(state).values(beat=state.c.beat))
+    open_ = sa.select(pull.c.task).where(pull.c.hash == hash_, pull.c.state.in_((REQUESTED, RUNNING)))
+    task = await connection.scalar(open_.order_by(pull.c.requested_ms).limit(1))
+    if task is None:
+        return await _begin(connection, hash_, DEMAND, REQUESTED, now_ms)
+    # Whoever leads next sees that somebody waits for it.
+    await connection.execute(sa.update(pull).where(pull.c.task == task).values(reason=DEMAND))
+    return str(task)
+
+
+async def requested(connection: AsyncConnection) -> dict[str, int]:
+    """The filters whose pulls were asked for and have not begun, and since when."""
+    rows = await connection.execute(sa.select(pull.c.hash, pull.c.requested_ms).where(pull.c.state == REQUESTED))
+    return {r.hash: r.requested_ms for r in rows}
+
+
+async def dismiss(connection: AsyncConnection, hashes: Collection[str], now_ms: int) -> None:
+    """Ends the requests for pulls of filters that no catalog wants any more."""
+    ended = {"state": FAILED, "finished_ms": now_ms, "error": "no catalog wants this filter any more"}
+    for batch in _batches(sorted(hashes)):
+        await connection.execute(sa.update(pull).where(pull.c.hash.in_(batch), pull.c.state == REQUESTED).values(ended))
+
+
 async def start(connection: AsyncConnection, hash_: str, reason: str, now_ms: int) -> str:
-    """Notes that a pull has begun, and returns its task id."""
+    """Notes that a pull has begun, and returns its task id: that of the request for it, if there is one."""
+    asked = sa.select(pull.c.task).where(pull.c.hash == hash_, pull.c.state == REQUESTED)
+    task = await connection.scalar(asked.order_by(pull.c.requested_ms).limit(1))
+    if task is None:
+        return await _begin(connection, hash_, reason, RUNNING, now_ms)
+    await connection.execute(sa.update(pull).where(pull.c.task == task).values(state=RUNNING))
+    return str(task)
+
+
+async def _begin(connection: AsyncConnection, hash_: str, reason: str, state_: str, now_ms: int) -> str:
     task = str(uuids.uuid4())
-    values = {"task": task, "hash": hash_, "reason": reason, "state": "running", "requested_ms": now_ms}
+    values = {"task": task, "hash": hash_, "reason": reason, "state": state_, "requested_ms": now_ms}
     await connection.execute(sa.insert(pull).values(values))
     return task
 
 
+async def look_up(connection: AsyncConnection, task: str) -> Pull | None:
+    """The pull of a task id."""
+    r = (await connection.execute(sa.select(pull).where(pull.c.task == task))).one_or_none()
+    return None if r is None else Pull(**{name: getattr(r, name) for name in Pull.__slots__})
+
+
 async def abandon(connection: AsyncConnection, now_ms: int) -> None:
-    """Notes, at the start of a leader, that whatever its predecessor was pulling will never end."""
-    ended = {"state": "abandoned", "finished_ms": now_ms, "error": "the indexer stopped during this pull"}
-    await connection.execute(sa.update(pull).where(pull.c.state == "running").values(ended))
+    """At the start of a leader: what its predecessor was asked to pull is to be pulled anew, and the rest has ended."""
+    await connection.execute(
+        sa.update(pull).where(pull.c.state == RUNNING, pull.c.reason == DEMAND).values(state=REQUESTED)
+    )
+    ended = {"state": ABANDONED, "finished_ms": now_ms, "error": "the indexer stopped during this pull"}
+    await connection.execute(sa.update(pull).where(pull.c.state == RUNNING).values(ended))
 
 
 async def fail(tx: Transaction, task: str, hash_: str, error: str, *, unpullable: bool) -> None:
     """Notes that a pull failed; the content of the last good one stays."""
-    ended = {"state": "failed", "finished_ms": tx.now_ms, "error": error}
+    ended = {"state": FAILED, "finished_ms": tx.now_ms, "error": error}
     await tx.connection.execute(sa.update(pull).where(pull.c.task == task).values(ended))
     how = PullState.UNPULLABLE if unpullable else PullState.FAILING
     await tx.connection.execute(
@@ -109,11 +185,9 @@ async def fail(tx: Transaction, task: str, hash_: str, error: str, *, unpullable
 
 async def give_up(connection: AsyncConnection, hash_: str, error: str, now_ms: int, epoch: int) -> None:
     """Notes why the pull that this leader has under way ends, which its result never hears of."""
-    ended = {"state": "failed", "finished_ms": now_ms, "error": error}
+    ended = {"state": FAILED, "finished_ms": now_ms, "error": error}
     leads = sa.select(state.c.epoch).scalar_subquery() == epoch
-    await connection.execute(
-        sa.update(pull).where(pull.c.hash == hash_, pull.c.state == "running", leads).values(ended)
-    )
+    await connection.execute(sa.update(pull).where(pull.c.hash == hash_, pull.c.state == RUNNING, leads).values(ended))
 
 
 async def given_up(connection: AsyncConnection) -> dict[str, str]:
@@ -121,7 +195,7 @@ async def given_up(connection: AsyncConnection) -> dict[str, str]:
     rows = await connection.execute(
         sa.select(pull.c.hash, pull.c.error)
         .join(result, result.c.hash == pull.c.hash)
-        .where(pull.c.state == "failed", pull.c.finished_ms > sa.func.coalesce(result.c.tried_at_ms, -1))
+        .where(pull.c.state == FAILED, pull.c.finished_ms > sa.func.coalesce(result.c.tried_at_ms, -1))
         .order_by(pull.c.finished_ms)
     )
     return {r.hash: r.error for r in rows}
@@ -159,11 +233,13 @@ async def known(connection: AsyncConnection, keys: Iterable[str]) -> Known:
     return Known(facts, documents, 0 if highest is None else highest + 1)
 
 
-async def accept(tx: Transaction, task: str, hash_: str, ingested: Ingested, *, members: int) -> None:
+async def accept(
+    tx: Transaction, task: str, hash_: str, ingested: Ingested, *, members: int, requests: int = 0
+) -> None:
     """Makes a pull's result the truth: ordinals, facts, documents, members; its queries serve it from now on."""
     await _write_facts(tx, ingested.facts)
     await _write_documents(tx, ingested)
-    ended = {"state": "passed", "finished_ms": tx.now_ms, "members": members, "changed": len(ingested.documents)}
+    ended = {"state": PASSED, "finished_ms": tx.now_ms, "members": members, "changed": len(ingested.documents)}
     await tx.connection.execute(sa.update(pull).where(pull.c.task == task).values(ended))
     accepted = await tx.connection.execute(
         sa.update(result)
@@ -173,6 +249,7 @@ async def accept(tx: Transaction, task: str, hash_: str, ingested: Ingested, *, 
             members=ingested.members,
             restricted_members=ingested.restricted_members,
             forced=ingested.forced,
+            requests=requests,
             pulled_at_ms=tx.now_ms,
             tried_at_ms=tx.now_ms,
             failures=0,
@@ -194,6 +271,22 @@ async def accept_nothing(tx: Transaction, task: str, hash_: str, error: str) -> 
     await accept(tx, task, hash_, Ingested(members=EMPTY, forced=EMPTY), members=0)
     never = {"state": PullState.UNPULLABLE.value, "pulled_at_ms": None, "error": error}
     await tx.connection.execute(sa.update(result).where(result.c.hash == hash_).values(never))
+
+
+async def modified_ms(connection: AsyncConnection, hashes: Iterable[str]) -> dict[str, int]:
+    """When the latest of a filter's members changed, by hash; without members it is absent."""
+    members: dict[str, BitMap] = {}
+    for batch in _batches(sorted(set(hashes))):
+        found = sa.select(result.c.hash, result.c.members).where(
+            result.c.hash.in_(batch), result.c.members.is_not(None)
+        )
+        members |= {r.hash: BitMap.deserialize(bytes(r.members)) for r in await connection.execute(found)}
+    times: dict[int, int] = {}
+    for batch in _batches(list(BitMap.union(BitMap(), *members.values()))):
+        c = content.c
+        rows = await connection.execute(sa.select(c.ordinal, c.modified_ms).where(c.ordinal.in_(batch)))
+        times |= {r.ordinal: r.modified_ms for r in rows}
+    return {hash_: max(times[ordinal] for ordinal in them) for hash_, them in members.items() if them}
 
 
 async def customers_due(connection: AsyncConnection, older_than_ms: int) -> list[str]:

@@ -77,7 +77,8 @@ catalog_query: Final = Table(
     sqlite_autoincrement=True,
 )
 
-# An enterprise catalog; `number` is the order of creation.
+# An enterprise catalog; `number` is the order of creation. `before` is the hash that it served when it was last changed
+# and goes on serving while its query serves nothing.
 catalog: Final = Table(
     "catalog",
     metadata,
@@ -89,6 +90,7 @@ catalog: Final = Table(
     Column("course_modes", LONG_TEXT, nullable=False),
     Column("audit_urls", Boolean, nullable=False),
     Column("query_id", _number(), ForeignKey("catalog_query.id"), nullable=False, index=True),
+    Column("before", HASH),
     Column("created_ms", BigInteger, nullable=False),
     Column("modified_ms", BigInteger, nullable=False),
     Column("clock", BigInteger, nullable=False, index=True),
@@ -150,7 +152,8 @@ document: Final = Table(
     Column("clock", BigInteger, nullable=False, index=True),
 )
 
-# What the last passed pull of a filter found, as roaring bitmaps of ordinals; null until one passes.
+# What the last passed pull of a filter found, as roaring bitmaps of ordinals; null until one passes. `requests` is how
+# many requests the source was sent for it.
 result: Final = Table(
     "result",
     metadata,
@@ -160,6 +163,7 @@ result: Final = Table(
     Column("members", LONG_BYTES),
     Column("restricted_members", LONG_BYTES),
     Column("forced", LONG_BYTES),
+    Column("requests", Integer, nullable=False, server_default="0"),
     Column("pulled_at_ms", BigInteger),
     Column("tried_at_ms", BigInteger),
     Column("failures", Integer, nullable=False),
@@ -168,7 +172,7 @@ result: Final = Table(
     Column("clock", BigInteger, nullable=False, index=True),
 )
 
-# One pull: who asked for it, how it went.
+# One pull: why it was asked for, how it went. States: requested, running, passed, failed, abandoned.
 pull: Final = Table(
     "pull",
     metadata,

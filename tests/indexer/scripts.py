@@ -9,6 +9,7 @@ from typing import Any, Final
 from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from indexer.catalog_body import read_catalog
 from indexer.registry import Registry, RegistryError, catalogs, pulls
 from indexer.source import SourceError, Unpullable
 from sidecar.errors import CatalogError
@@ -133,7 +134,7 @@ async def _remove_and_add(here: World, title: str, content_filter: object) -> No
     changed = {**catalogs.as_body(row), "content_filter": content_filter, "catalog_query_uuid": None}
     async with here.registry.write() as tx:
         await catalogs.remove(tx, row.uuid, "test")
-        await catalogs.create(tx, catalogs.read_body(changed), "test")
+        await catalogs.create(tx, read_catalog(changed), "test")
 
 
 async def migrated(path: Path) -> Path:

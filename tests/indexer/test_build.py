@@ -6,9 +6,9 @@ import pytest
 import sqlalchemy as sa
 
 from indexer.build import build
+from indexer.catalog_body import read_catalog
 from indexer.leadership import AnotherLeads
 from indexer.registry import Registry, catalogs, generations, lead, pulls, schema
-from indexer.registry.catalogs import read_body
 from indexer.registry.generations import Generation
 from indexer.wiring import Parts
 from sidecar.settings import Settings
@@ -45,7 +45,7 @@ def parts(registry: Registry, clock: FakeClock) -> Parts:
 
 async def add(registry: Registry, title: str, content_filter: object) -> str:
     async with registry.write() as tx:
-        row, _ = await catalogs.create(tx, read_body(catalog_body(title, content_filter)), "test")
+        row, _ = await catalogs.create(tx, read_catalog(catalog_body(title, content_filter)), "test")
     return row.wanted
 
 

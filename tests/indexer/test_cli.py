@@ -16,8 +16,8 @@ from typing import Any, Final
 import pytest
 from click.testing import CliRunner, Result
 
+from indexer.catalog_body import read_catalog
 from indexer.cli import main
-from indexer.registry.catalogs import read_body
 from sidecar import __version__
 from sidecar.contract.objects import Sealed
 from sidecar.contract.records import Metadata, seal_record
@@ -174,7 +174,7 @@ class TestCatalogs:
         listed = cli.done("catalogs", "list", "--json")
         assert [body["title"] for body in json.loads(listed)] == ["é", "b"]
         for body in json.loads(listed):
-            read_body(body)
+            read_catalog(body)
         (tmp_path / "other").mkdir()
         other = Installation(tmp_path / "other")
         other.done("catalogs", "add", "-", input=listed)

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from indexer.catalog_body import read_catalog
 from indexer.registry import Registry, catalogs
-from indexer.registry.catalogs import read_body
 from indexer.sample import sample_catalogs, sample_corpus
 from sidecar.clock import SystemClock
 
@@ -158,7 +158,7 @@ async def test_a_folder_with_other_catalogs_in_it_is_refused(tmp_path: Path) -> 
     registry = Registry(f"sqlite+aiosqlite:///{folder}/registry.db", SystemClock())
     await registry.open()
     async with registry.write() as tx:
-        await catalogs.create(tx, read_body({**body, "title": "Of an older version"}), "test")
+        await catalogs.create(tx, read_catalog({**body, "title": "Of an older version"}), "test")
     await registry.close()
     with demo(tmp_path / "demo") as child:
         assert child.wait(LONG_S) == 1

@@ -45,7 +45,7 @@ class FakePipeline:
         self.failing = 0
         self._news = asyncio.Condition()
 
-    async def pull(self, target: Target, reason: str, epoch: int) -> bool:
+    async def pull(self, target: Target, reason: str, epoch: int, *, since_ms: int = 0) -> bool:
         assert epoch == 7
         self.begun[target.hash] += 1
         self.reasons.append(reason)

@@ -12,13 +12,14 @@ from sidecar.contract.words import PullState
 
 NOW_MS = 1_800_000_000_000
 REFRESH_S = 72_000
-FRESH = Target("0" * 32, 1, None, "{}", PullState.FRESH, NOW_MS, NOW_MS, 0, None, 1)
+FRESH = Target("0" * 32, 1, None, "{}", PullState.FRESH, NOW_MS, NOW_MS, 0, None, 1, changed_ms=NOW_MS, requests=1)
 hashes = st.integers(0, 2**128 - 1).map(lambda n: f"{n:032x}")
 
 
-def test_what_was_never_pulled_is_due_now() -> None:
+def test_what_was_never_pulled_is_due_once_nobody_has_changed_it_for_a_moment() -> None:
     due = replace(FRESH, state=PullState.DUE, pulled_at_ms=None, tried_at_ms=None)
-    assert due_at_ms(due, REFRESH_S, NOW_MS) == NOW_MS
+    assert due_at_ms(due, REFRESH_S, NOW_MS) == NOW_MS + 250
+    assert due_at_ms(replace(due, changed_ms=NOW_MS - 5000), REFRESH_S, NOW_MS) == NOW_MS - 4750
 
 
 @given(hashes, st.integers(0, 10 * REFRESH_S))
@@ -51,5 +52,5 @@ def test_what_can_never_be_pulled_is_looked_at_every_hour() -> None:
 def test_a_time_in_the_future_counts_as_now(state: PullState, ahead_ms: int, hash_: str) -> None:
     """Another machine's clock was wrong; the pull must not wait until it is right."""
     target = replace(FRESH, state=state, failures=1, hash=hash_)
-    wrong = replace(target, tried_at_ms=NOW_MS + ahead_ms)
+    wrong = replace(target, tried_at_ms=NOW_MS + ahead_ms, changed_ms=NOW_MS + ahead_ms)
     assert due_at_ms(wrong, REFRESH_S, NOW_MS) == due_at_ms(target, REFRESH_S, NOW_MS)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from indexer.catalog_body import read_catalog
 from indexer.metrics import Metrics
+from indexer.publication import Publication
 from indexer.publish import ForeignStore
 from indexer.registry import Registry, catalogs, lead
-from indexer.registry.catalogs import read_body
 from indexer.service import Role, serve
 from indexer.wiring import Parts
 from sidecar.clock import SystemClock
@@ -63,7 +64,7 @@ class Running:
 
     async def add(self, title: str, content_filter: object) -> None:
         async with self.registry.write() as tx:
-            await catalogs.create(tx, read_body(catalog_body(title, content_filter)), "test")
+            await catalogs.create(tx, read_catalog(catalog_body(title, content_filter)), "test")
 
     async def until(self, condition: Callable[[Index], bool]) -> Index:
         """The first generation, the present one included, of which this is true."""
@@ -94,7 +95,7 @@ async def serving(
         await registry.open()
     parts = Parts(Settings(indexer=IndexerSettings(lease_s=lease_s)), clock, registry, store, source)
     role, metrics = Role(), Metrics()
-    task = asyncio.create_task(serve(parts, role, metrics))
+    task = asyncio.create_task(serve(parts, role, Publication(registry), metrics))
     try:
         yield Running(registry, store, source, role, metrics)
         assert not task.done(), task
@@ -180,7 +181,7 @@ async def test_a_registry_that_is_out_of_reach_for_a_moment_ends_nothing(tmp_pat
     registry = scripts.FlakyRegistry(f"sqlite+aiosqlite:///{tmp_path}/registry.db", SystemClock())
     await registry.open()
     async with registry.write() as tx:
-        await catalogs.create(tx, read_body(catalog_body("a", COURSES)), "test")
+        await catalogs.create(tx, read_catalog(catalog_body("a", COURSES)), "test")
     registry.count, registry.failing = 0, frozenset(failing)
     async with serving(tmp_path, registry=registry) as it:
         await it.until(served("a"))
@@ -196,7 +197,7 @@ async def test_a_foreign_store_ends_the_service_at_its_start(tmp_path: Path) -> 
         await registry.open()
         parts = Parts(Settings(), clock, registry, store, FakeSource())
         with pytest.raises(ForeignStore):
-            await serve(parts, Role(), Metrics())
+            await serve(parts, Role(), Publication(parts.registry), Metrics())
         await registry.close()
 
 
@@ -213,7 +214,7 @@ async def test_a_store_that_becomes_foreign_ends_the_service_with_that_error(tmp
         parts = Parts(Settings(), clock, registry, store, FakeSource())
         async with asyncio.timeout(LONG_S):
             with pytest.raises(ForeignStore):
-                await serve(parts, Role(), Metrics())
+                await serve(parts, Role(), Publication(parts.registry), Metrics())
         assert (await lead.observe(registry)).holder is None
         await registry.close()
 

@@ -8,6 +8,7 @@ from aiohttp.web import Application, Request
 from prometheus_client.parser import text_string_to_metric_families
 
 from indexer.metrics import Metrics
+from indexer.publication import Publication
 from indexer.service import Role
 from indexer.web import make_app
 from indexer.wiring import Parts
@@ -35,7 +36,7 @@ def metrics() -> Metrics:
 @pytest.fixture
 async def client(here: World, role: Role, metrics: Metrics) -> AsyncIterator[Client]:
     parts = Parts(Settings(), here.clock, here.registry, here.store, here.source)
-    async with TestClient(TestServer(make_app(parts, role, metrics))) as opened:
+    async with TestClient(TestServer(make_app(parts, role, Publication(parts.registry), metrics))) as opened:
         yield opened
 
 
@@ -64,7 +65,7 @@ async def test_health_says_how_the_indexer_is(client: Client, here: World) -> No
 
 async def test_health_without_a_registry_is_503(metrics: Metrics, clock: FakeClock) -> None:
     parts = Parts(Settings(), clock, scripts.GoneRegistry(), MemoryStore(), FakeSource())
-    async with TestClient(TestServer(make_app(parts, Role(), metrics))) as client:
+    async with TestClient(TestServer(make_app(parts, Role(), Publication(parts.registry), metrics))) as client:
         async with client.get("/health") as response:
             body = await response.json()
         assert (response.status, body["status"]) == (503, "unavailable")

@@ -1,0 +1,248 @@
+"""The catalogs of enterprise-catalog's API, read from and written to the registry; and pulls, asked for and followed.
+
+A write is answered once it is published, or with `X-Catalog-Published: pending` past a deadline: it is in the registry
+by then, and is published whatever becomes of this process. Headers of an answer to a write:
+
+X-Catalog-Clock        the registry's clock of the write: a generation that covers it shows it.
+X-Catalog-Generation   the generation that shows it.
+X-Catalog-Published    "pending", instead of the generation, if there is none yet.
+
+Any indexer answers; the one that leads publishes.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from aiohttp import web
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from indexer.catalog_body import BadCatalog, from_form, read_catalog, read_fields
+from indexer.publication import Publication
+from indexer.registry import RegistryError, Transaction, catalogs, pulls
+from indexer.registry.catalogs import CatalogExists, NoSuchCatalog, QueryClash, RegisteredCatalog
+from indexer.registry.schema import catalog
+from indexer.service import Role
+from indexer.wiring import Parts
+from sidecar.contract.words import canonical_uuid
+from sidecar.pages import asked_page
+from sidecar.parameters import JSON_TYPE, Refusal, catalog_uuid, fields, pairs
+
+PUBLISHED_WITHIN_S: Final = 5.0
+RETRY_AFTER_S: Final = 5
+MAX_BODY_BYTES: Final = 2_621_440
+MAX_PAGE_SIZE: Final = 1000
+NO_CATALOG: Final = "No EnterpriseCatalog matches the given query."
+WHO: Final = "api"
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class CatalogApi:
+    """The handlers, over one registry."""
+
+    def __init__(self, parts: Parts, role: Role, publication: Publication, *, within_s: float = PUBLISHED_WITHIN_S):
+        """A write waits `within_s` seconds for its publication."""
+        self._registry = parts.registry
+        self._clock = parts.clock
+        self._role = role
+        self._publication = publication
+        self._within_s = within_s
+
+    def routes(self) -> list[web.RouteDef]:
+        """All of them, for aiohttp's router."""
+        many = "/api/v1/enterprise-catalogs/"
+        one = many + "{uuid:[^/.]+}/"
+        return [
+            web.get(many, self.list),
+            web.post(many, self.create),
+            web.get(one, self.retrieve),
+            web.put(one, self.put),
+            web.patch(one, self.patch),
+            web.delete(one, self.delete),
+            web.post(one + "refresh_metadata", self.refresh),
+            web.post(one + "refresh_metadata/", self.refresh),
+            web.get("/api/v1/pulls/{task:[^/.]+}/", self.pull),
+        ]
+
+    async def list(self, request: web.Request) -> web.Response:
+        """A page of the catalogs, in order of creation."""
+        async with self._registry.read() as connection:
+            rows = await catalogs.select(connection, *_of_customer(request))
+            page = asked_page(len(rows), dict(_query(request)), max_size=MAX_PAGE_SIZE)
+            shown = await _documents(connection, page.cut(rows))
+        url = f"{request.scheme}://{request.host}{request.raw_path}"
+        return web.json_response(
+            {"count": page.count, "next": page.next(url), "previous": page.previous(url), "results": shown}
+        )
+
+    async def retrieve(self, request: web.Request) -> web.Response:
+        """One catalog."""
+        async with self._registry.read() as connection:
+            row = await _named(connection, request)
+            return web.json_response((await _documents(connection, [row]))[0])
+
+    async def create(self, request: web.Request) -> web.Response:
+        """Makes a catalog: 201; the same body again is 200, another one for its uuid 409."""
+        body = read_catalog(await _body(request))
+        async with self._registry.write() as tx:
+            row, made = await catalogs.create(tx, body, WHO)
+            document = (await _documents(tx.connection, [row]))[0]
+        return await self._published(tx, 201 if made else 200, document)
+
+    async def put(self, request: web.Request) -> web.Response:
+        """Gives a catalog all values anew."""
+        return await self._change(request, whole=True)
+
+    async def patch(self, request: web.Request) -> web.Response:
+        """Gives a catalog some values."""
+        return await self._change(request, whole=False)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """Takes a catalog away."""
+        async with self._registry.write() as tx:
+            row = await _named(tx.connection, request)
+            await catalogs.remove(tx, row.uuid, WHO)
+        return await self._published(tx, 204, None)
+
+    async def refresh(self, request: web.Request) -> web.Response:
+        """Asks for a pull of a catalog's content, or joins the one under way; answered at once, with its task id."""
+        async with self._registry.plain() as connection:
+            row = await _named(connection, request)
+            task = await pulls.request(connection, row.wanted, self._clock.now_ms())
+        self._role.wake.set()
+        return web.json_response({"async_task_id": task})
+
+    async def pull(self, request: web.Request) -> web.Response:
+        """How the pull of a task id goes."""
+        task = canonical_uuid(request.match_info["task"])
+        async with self._registry.read() as connection:
+            found = None if task is None else await pulls.look_up(connection, task)
+        if found is None:
+            raise Refusal(404, {"detail": "No pull has this id; pulls are forgotten 30 days after their end."})
+        return web.json_response(
+            {
+                "task": found.task,
+                "query_hash": found.hash,
+                "reason": found.reason,
+                "state": found.state,
+                "requested": iso(found.requested_ms),
+                "finished": None if found.finished_ms is None else iso(found.finished_ms),
+                "members": found.members,
+                "changed": found.changed,
+                "error": found.error,
+            }
+        )
+
+    async def _change(self, request: web.Request, *, whole: bool) -> web.Response:
+        uuid = catalog_uuid(request.match_info["uuid"])
+        async with self._registry.read() as connection:
+            await _named(connection, request)  # Whoever asks: what does not exist is said before what is wrong.
+        wanted = read_fields(await _body(request), whole=whole)
+        async with self._registry.write() as tx:
+            await _named(tx.connection, request)
+            row = await catalogs.change(tx, uuid, wanted, WHO)
+            document = (await _documents(tx.connection, [row]))[0]
+        return await self._published(tx, 200, document)
+
+    async def _published(self, tx: Transaction, status: int, document: object) -> web.Response:
+        self._role.wake.set()
+        generation = await self._publication.covering(tx.clock, self._within_s)
+        headers = {"X-Catalog-Clock": str(tx.clock)}
+        if generation is None:
+            headers["X-Catalog-Published"] = "pending"
+        else:
+            headers["X-Catalog-Generation"] = str(generation)
+        if status == 204:
+            return web.Response(status=status, headers=headers)
+        return web.json_response(document, status=status, headers=headers)
+
+
+@web.middleware
+async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The middleware around all routes: what is refused leaves as JSON, in the words of the API."""
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        return _json(refusal.status, refusal.body)
+    except BadCatalog as bad:
+        return _json(400, bad.body)
+    except QueryClash as clash:
+        return _json(400, {"catalog_query": str(clash)})
+    except CatalogExists as exists:
+        return _json(409, {"detail": str(exists)})
+    except NoSuchCatalog:
+        return _json(404, {"detail": NO_CATALOG})
+    except RegistryError as error:
+        response = _json(503, {"detail": f"{error}. Nothing was changed."})
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return response
+    except web.HTTPMethodNotAllowed as error:
+        response = _json(405, {"detail": f'Method "{error.method}" not allowed.'})
+        response.headers["Allow"] = ", ".join(sorted({*error.allowed_methods, "OPTIONS"}))
+        return response
+    except web.HTTPException as error:
+        return _json(error.status, {"detail": "Not found." if error.status == 404 else error.reason})
+
+
+def iso(ms: int) -> str:
+    """A time as the API writes it."""
+    return (datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=ms)).isoformat().replace("+00:00", "Z")
+
+
+async def _body(request: web.Request) -> object:
+    if "Content-Encoding" in request.headers:
+        # A compressed body that is cut looks like a short one.
+        raise Refusal(415, {"detail": "Send the body uncompressed."})
+    content_type = request.headers.get("Content-Type", "")
+    given = fields(content_type, await request.read())
+    is_form = not content_type.lower().startswith(JSON_TYPE)
+    return from_form(given) if is_form and isinstance(given, Mapping) else given
+
+
+def _of_customer(request: web.Request) -> list[Any]:
+    """The condition that `enterprise_customer` in the query string sets, on a list as on a single catalog."""
+    given = dict(_query(request)).get("enterprise_customer")
+    if not given:
+        return []
+    customer = canonical_uuid(given)
+    if customer is None:
+        raise Refusal(400, {"enterprise_customer": ["Must be a valid UUID."]})
+    return [catalog.c.customer == customer]
+
+
+async def _named(connection: AsyncConnection, request: web.Request) -> RegisteredCatalog:
+    uuid = catalog_uuid(request.match_info["uuid"])
+    rows = await catalogs.select(connection, catalog.c.uuid == uuid, *_of_customer(request))
+    if not rows:
+        raise NoSuchCatalog(f"no catalog {uuid}")
+    return rows[0]
+
+
+def _query(request: web.Request) -> list[tuple[str, str]]:
+    return pairs(request.raw_path.partition("?")[2])
+
+
+async def _documents(connection: AsyncConnection, rows: Sequence[RegisteredCatalog]) -> list[dict[str, Any]]:
+    modified_ms = await pulls.modified_ms(connection, [row.serving for row in rows if row.serving is not None])
+    documents = []
+    for row in rows:
+        changed_ms = None if row.serving is None else modified_ms.get(row.serving)
+        documents.append(
+            {
+                "uuid": row.uuid,
+                "title": row.title,
+                "enterprise_customer": row.customer,
+                "catalog_query_uuid": row.query_uuid,
+                "content_last_modified": None if changed_ms is None else iso(changed_ms),
+                "catalog_modified": iso(row.modified_ms),
+                "query_title": row.query_title,
+            }
+        )
+    return documents
+
+
+def _json(status: int, body: object) -> web.Response:
+    # A refusal may quote halves of surrogate pairs.
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return web.Response(status=status, body=text.encode(errors="replace"), headers={"Content-Type": JSON_TYPE})
