@@ -62,7 +62,7 @@ async def _targets(parts: Parts, query: str | None) -> list[Target]:
         targets = await pulls.targets(connection)
     if query is None:
         return targets
-    chosen = [t for t in targets if query in (t.hash, str(t.query_id), t.title)]
+    chosen = [t for t in targets if t.is_called(query)]
     if not chosen:
         raise NoSuchQuery(f"no catalog wants a query of hash, id or title {query!r}")
     return chosen

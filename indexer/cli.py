@@ -27,7 +27,7 @@ from indexer.catalog_body import BadCatalog, read_catalog
 from indexer.check import check as check_store
 from indexer.metrics import Metrics
 from indexer.publication import Publication
-from indexer.registry import Registry, catalogs
+from indexer.registry import Registry, catalogs, pulls
 from indexer.registry.catalogs import CatalogExists, QueryClash, RegisteredCatalog
 from indexer.registry.pulls import Target
 from indexer.service import Role
@@ -77,8 +77,13 @@ def main() -> None:
 @config_option
 @click.option("--adopt", is_flag=True, help="Publish over the generations of another registry that the store holds.")
 def serve(config: Path | None, adopt: bool) -> None:
-    """Pull what is due and publish what changes, until stopped."""
+    """Pull what is due, publish what changes, and take writes over HTTP, until stopped."""
     settings = _settings(config)
+    if settings.auth.mode != "none":
+        raise Refused(
+            f'auth.mode = "{settings.auth.mode}": this version cannot verify tokens yet; '
+            'set auth.mode to "none" and indexer.host to a loopback address'
+        )
 
     async def run(parts: Parts) -> None:
         role, publication, metrics = Role(), Publication(parts.registry), Metrics()
@@ -115,11 +120,31 @@ def build(config: Path | None, query: str | None, adopt: bool) -> None:
 
 @main.command()
 @config_option
+@click.argument("query", nargs=-1)
+def refresh(config: Path | None, query: tuple[str, ...]) -> None:
+    """Ask the indexer that serves to pull queries again now: these (hash, id or title), or all that catalogs want."""
+
+    async def run(registry: Registry) -> list[tuple[Target, str]]:
+        async with registry.plain() as connection:
+            targets = await pulls.targets(connection)
+            for one in query:
+                if not any(t.is_called(one) for t in targets):
+                    raise building.NoSuchQuery(f"no catalog wants a query of hash, id or title {one!r}")
+            wanted = [t for t in targets if not query or any(t.is_called(one) for one in query)]
+            now_ms = registry.time.now_ms()
+            return [(t, await pulls.request(connection, t.hash, now_ms)) for t in wanted]
+
+    for target, task in _with_registry(_settings(config), run):
+        click.echo(f"{task}  {target.hash}  {target.title or ''}")
+
+
+@main.command()
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def status(config: Path | None, as_json: bool) -> None:
     """Say who leads, what is published, and how every query's pulls go."""
     settings = _settings(config)
-    now = _with_registry(settings, lambda registry: look(registry, settings.indexer.freshness_s))
+    now = _with_registry(settings, lambda registry: look(registry, settings))
     click.echo(json.dumps(now.as_json(), indent=2) if as_json else _as_table(now))
 
 
@@ -376,6 +401,12 @@ def _as_table(now: Status) -> str:
         f"registry    clock {now.clock}, {now.behind} changes not published yet",
         f"queries     {len(now.queries)} wanted by catalogs",
     ]
+    if now.budget is not None:
+        enough = "enough for the freshness promise"
+        if now.budget.exceeds_promise_s:
+            enough = f"TOO FEW: pulling all exceeds the freshness promise by {now.budget.exceeds_promise_s} s"
+        needed, allowed = now.budget.requests_per_refresh, now.budget.requests_per_hour
+        lines.append(f"requests    {needed} to pull all, {allowed} an hour: {enough}")
     for query in now.queries:
         age = "never pulled" if query.age_s is None else f"{query.age_s} s old"
         lines.append(

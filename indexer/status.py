@@ -6,6 +6,7 @@ from typing import Any
 from indexer.registry import Registry, generations, lead, pulls
 from indexer.registry.pulls import Target
 from sidecar.contract.words import PullState
+from sidecar.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,23 @@ class QueryStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """Requests to the source: how many are allowed an hour, how many all last pulls took, and whether that is enough.
+
+    `exceeds_promise_s` is by how much the time to pull everything once exceeds the freshness promise; 0 if it does not.
+    """
+
+    requests_per_hour: int
+    requests_per_refresh: int
+    exceeds_promise_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
-    """The whole indexer as its registry knows it. `behind` is how many changes are not published yet."""
+    """The whole indexer as its registry knows it. `behind` is how many changes are not published yet.
+
+    `budget` is None where requests are not limited.
+    """
 
     status: str
     holder: str | None
@@ -32,6 +48,7 @@ class Status:
     published_at_ms: int | None
     clock: int
     behind: int
+    budget: Budget | None
     queries: tuple[QueryStatus, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -39,8 +56,13 @@ class Status:
         return asdict(self)
 
 
-async def status(registry: Registry, freshness_s: int) -> Status:
-    """Where things stand. `degraded` means that some content is stale, failing, or was never pulled."""
+async def status(registry: Registry, settings: Settings) -> Status:
+    """Where things stand.
+
+    `degraded` means that some content is stale, failing, or was never pulled, or that the budget of requests is too
+    small for the freshness promise.
+    """
+    freshness_s = settings.indexer.freshness_s
     lease = await lead.observe(registry)
     async with registry.read() as connection:
         clock = await generations.clock(connection)
@@ -49,7 +71,9 @@ async def status(registry: Registry, freshness_s: int) -> Status:
         given_up = await pulls.given_up(connection)
     now_ms = registry.time.now_ms()
     queries = tuple(_query(target, given_up.get(target.hash), now_ms, freshness_s) for target in targets)
+    budget = _budget(settings, sum(target.requests for target in targets))
     good = all(q.state == PullState.FRESH.name.lower() and not q.stale for q in queries)
+    good = good and (budget is None or not budget.exceeds_promise_s)
     return Status(
         status="ok" if good else "degraded",
         holder=lease.holder,
@@ -58,7 +82,19 @@ async def status(registry: Registry, freshness_s: int) -> Status:
         published_at_ms=latest[0].published_at_ms if latest else None,
         clock=clock,
         behind=clock - (latest[0].clock if latest else 0),
+        budget=budget,
         queries=queries,
+    )
+
+
+def _budget(settings: Settings, requests: int) -> Budget | None:
+    allowed = settings.source.requests_per_hour
+    if settings.source.kind != "discovery" or not allowed:
+        return None
+    return Budget(
+        requests_per_hour=allowed,
+        requests_per_refresh=requests,
+        exceeds_promise_s=max(0, requests * 3600 // allowed - settings.indexer.freshness_s),
     )
 
 

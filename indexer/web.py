@@ -21,7 +21,7 @@ def make_app(parts: Parts, role: Role, publication: Publication, metrics: Metric
     """Catalogs and pulls, `/health` and `/metrics`."""
 
     async def look() -> Status:
-        now = await status(parts.registry, parts.settings.indexer.freshness_s)
+        now = await status(parts.registry, parts.settings)
         metrics.leading.set(role.leading)
         metrics.epoch.set(role.epoch)
         states = Counter(query.state for query in now.queries)

@@ -27,6 +27,7 @@ from sidecar.clock import SystemClock
 from sidecar.contract.records import FreshnessShard
 from sidecar.contract.words import PullState
 from sidecar.errors import StoreError
+from sidecar.settings import Settings
 from sidecar.store import Pointer
 from sidecar.store.sqlite import SqliteStore
 from tests.fakes import Json, catalog_body, course, customer, program, run, uuid_of
@@ -233,7 +234,7 @@ async def test_a_service_that_is_killed_again_and_again_has_published_everything
         while True:
             await heard(events, "published", 1)
             async with registry_of(tmp_path) as registry:
-                now = await status(registry, 3600)
+                now = await status(registry, Settings())
             if now.behind == 0 and now.status == "ok":
                 break
     seen = await look(tmp_path)

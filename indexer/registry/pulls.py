@@ -74,6 +74,10 @@ class Target:
         """Whether a pull can ever find something: a filter that is no JSON object contains nothing, for good."""
         return isinstance(json.loads(self.content_filter), dict)
 
+    def is_called(self, name: str) -> bool:
+        """Whether a person means this one: by its hash, id or title."""
+        return name in (self.hash, str(self.query_id), self.title)
+
 
 async def targets(connection: AsyncConnection) -> list[Target]:
     """Every filter that at least one catalog wants, in order of creation. What nobody uses is not pulled."""
@@ -120,21 +124,31 @@ async def request(connection: AsyncConnection, hash_: str, now_ms: int) -> str:
 
 
 async def requested(connection: AsyncConnection) -> dict[str, int]:
-    """The filters whose pulls were asked for and have not begun, and since when."""
-    rows = await connection.execute(sa.select(pull.c.hash, pull.c.requested_ms).where(pull.c.state == REQUESTED))
+    """The filters whose pulls somebody waits for, and since when.
+
+    One that is said to be running counts: unless the leader has it under way, nobody has, and it has to begin again.
+    """
+    waited_for = sa.or_(pull.c.state == REQUESTED, sa.and_(pull.c.state == RUNNING, pull.c.reason == DEMAND))
+    rows = await connection.execute(sa.select(pull.c.hash, pull.c.requested_ms).where(waited_for))
     return {r.hash: r.requested_ms for r in rows}
 
 
 async def dismiss(connection: AsyncConnection, hashes: Collection[str], now_ms: int) -> None:
-    """Ends the requests for pulls of filters that no catalog wants any more."""
+    """Ends the pulls of filters that no catalog wants any more."""
     ended = {"state": FAILED, "finished_ms": now_ms, "error": "no catalog wants this filter any more"}
     for batch in _batches(sorted(hashes)):
-        await connection.execute(sa.update(pull).where(pull.c.hash.in_(batch), pull.c.state == REQUESTED).values(ended))
+        await connection.execute(
+            sa.update(pull).where(pull.c.hash.in_(batch), pull.c.state.in_((REQUESTED, RUNNING))).values(ended)
+        )
 
 
 async def start(connection: AsyncConnection, hash_: str, reason: str, now_ms: int) -> str:
-    """Notes that a pull has begun, and returns its task id: that of the request for it, if there is one."""
-    asked = sa.select(pull.c.task).where(pull.c.hash == hash_, pull.c.state == REQUESTED)
+    """Notes that a pull has begun, and returns its task id: that of the request for it, if there is one.
+
+    A filter has one pull under way at most: one that is said to be running is not, its end could not be noted. Whoever
+    waits for it waits for this one.
+    """
+    asked = sa.select(pull.c.task).where(pull.c.hash == hash_, pull.c.state.in_((REQUESTED, RUNNING)))
     task = await connection.scalar(asked.order_by(pull.c.requested_ms).limit(1))
     if task is None:
         return await _begin(connection, hash_, reason, RUNNING, now_ms)

@@ -218,12 +218,12 @@ async def test_why_a_pull_was_given_up_is_noted_until_one_ends(here: World, outc
         (row,) = await connection.execute(sa.select(schema.pull))
     assert (row.state, row.error) == ("failed", reason)
     assert row.finished_ms is not None
-    assert [query.error for query in (await status(here.registry, 60)).queries] == [reason]
+    assert [query.error for query in (await status(here.registry, Settings())).queries] == [reason]
     assert it.failures == []
     here.epoch = 7
     here.clock.wall_ms = row.finished_ms + 1
     assert await here.pull() == [True]
-    assert [query.error for query in (await status(here.registry, 60)).queries] == [None]
+    assert [query.error for query in (await status(here.registry, Settings())).queries] == [None]
 
 
 @pytest.mark.parametrize("outcome", [StoreError("full"), ZeroDivisionError("a defect")])

@@ -1,24 +1,27 @@
 """What the indexer says of itself: only what is true of the registry, and of what readers can see."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from indexer.registry import generations, lead
-from indexer.source import SourceError
+from indexer.source import Pulled, SourceError
 from indexer.status import Status, status
 from sidecar.errors import StoreError
+from sidecar.settings import Settings, SourceSettings
 from sidecar.store import Pointer
 from sidecar.store.memory import MemoryStore
 from tests.fakes import FakeClock, FakeSource, course
-from tests.world import World
+from tests.world import World, world
 
 COURSES = {"content_type": "course"}
 PROMISE_S = 86_400
 
 
 async def now(here: World) -> Status:
-    return await status(here.registry, PROMISE_S)
+    return await status(here.registry, Settings())
 
 
 async def test_of_a_new_indexer(here: World) -> None:
@@ -98,3 +101,34 @@ async def test_is_plain_data(here: World) -> None:
     await here.add("a", COURSES)
     found = (await now(here)).as_json()
     assert json.loads(json.dumps(found))["queries"][0]["state"] == "due"
+
+
+class CostlySource(FakeSource):
+    """Sends a thousand requests for every pull."""
+
+    async def pull(self, content_filter: object, *, since_ms: int = 0) -> Pulled:
+        return replace(await super().pull(content_filter), requests=1000)
+
+
+@pytest.mark.parametrize(
+    "requests_per_hour, exceeds_s, is_", [(200, 0, "ok"), (100, 0, "ok"), (84, 0, "ok"), (83, 346, "degraded")]
+)
+async def test_says_by_how_much_the_budget_of_requests_is_too_small(
+    tmp_path: Path, requests_per_hour: int, exceeds_s: int, is_: str
+) -> None:
+    async with world(tmp_path, CostlySource(course("A+1"))) as here:
+        await here.add("a", COURSES)
+        await here.add("b", {"key": "A+1"})
+        await here.build()
+        source = SourceSettings(kind="discovery", requests_per_hour=requests_per_hour)
+        found = await status(here.registry, Settings(source=source))
+        assert found.budget is not None
+        assert (found.budget.requests_per_refresh, found.budget.exceeds_promise_s, found.status) == (
+            *(2000, exceeds_s, is_),
+        )
+
+
+async def test_without_a_limit_there_is_no_budget(here: World) -> None:
+    assert (await now(here)).budget is None
+    limited = Settings(source=SourceSettings(kind="file", requests_per_hour=1))
+    assert (await status(here.registry, limited)).budget is None
