@@ -12,10 +12,10 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 help:
 	@echo 'make run     start the demo: an indexer and a sidecar on loopback, until Ctrl-C'
 	@echo 'make test    run all tests; PYTEST_ARGS="-k name" narrows them'
-	@echo 'make lint    check style (ruff) and types (mypy)'
+	@echo 'make lint    check style (ruff), types (mypy) and the Dockerfile (hadolint)'
 	@echo 'make format  put the code into that style'
 	@echo 'make check   lint, then test'
-	@echo 'make lock    renew requirements.lock from setup.py; UPGRADE=1 takes the newest versions'
+	@echo 'make lock    renew requirements*.lock from setup.py; UPGRADE=1 takes the newest versions'
 	@echo 'make clean   remove .venv, var and all caches'
 	@echo 'PYTHON=...   the Python to make .venv with (now: $(PYTHON))'
 
@@ -30,6 +30,8 @@ lint: $(VENV)/installed
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
+	@MYPYPATH=.ci $(BIN)/mypy .ci/image.py
+	@$(BIN)/hadolint Dockerfile
 
 format: $(VENV)/installed
 	@$(BIN)/ruff check --fix --quiet .
@@ -54,10 +56,16 @@ $(VENV)/locked: requirements.lock
 
 # uv is no part of the environment, so it gets one of its own; UV=/path/to/uv takes another.
 UV ?= build/uv/bin/uv
+LOCK = $(UV) pip compile setup.py --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header --quiet
+# What an image installs: a part of requirements.lock, at its versions (--upgrade: not at an older lock's).
+LOCK_IMAGE = $(LOCK) --constraint requirements.lock --upgrade --no-annotate
 lock:
 	@test -x "$$(command -v $(UV))" || { $(PYTHON) -m venv build/uv && build/uv/bin/python -m pip install -qq --disable-pip-version-check uv; }
-	@$(UV) pip compile setup.py --all-extras --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --no-header --quiet $(if $(UPGRADE),--upgrade) --output-file requirements.lock
+	@$(LOCK) --all-extras $(if $(UPGRADE),--upgrade) --output-file requirements.lock
+	@$(LOCK_IMAGE) --extra build --extra redis --output-file requirements-sidecar.lock
+	@$(LOCK_IMAGE) --extra build --extra redis --extra indexer --extra postgresql --extra mysql \
+		--output-file requirements-indexer.lock
 
 clean:
 	rm -rf $(VENV) var build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -203,12 +203,11 @@ def add(config: Path | None, file: Any, created: str | None) -> None:
     created_ms = None if created is None else _milliseconds(created)
 
     async def run(registry: Registry) -> tuple[int, int]:
-        who = f"cli:{getpass.getuser()}"
         new = 0
         async with registry.write() as tx:
             for number, body in enumerate(bodies, start=1):
                 try:
-                    new += (await catalogs.create(tx, read_catalog(body), who, created_ms))[1]
+                    new += (await catalogs.create(tx, read_catalog(body), _who(), created_ms))[1]
                 except (BadCatalog, CatalogExists, QueryClash) as error:
                     raise Refused(f"{where}: catalog {number} of {len(bodies)}: {error}") from error
         return new, len(bodies)
@@ -247,7 +246,7 @@ def remove(config: Path | None, uuid: tuple[str, ...]) -> None:
     async def run(registry: Registry) -> None:
         async with registry.write() as tx:
             for each in them:
-                await catalogs.remove(tx, each, f"cli:{getpass.getuser()}")
+                await catalogs.remove(tx, each, _who())
 
     _with_registry(_settings(config), run)
     click.echo(f"{len(them)} catalogs removed")
@@ -381,6 +380,13 @@ def _milliseconds(text: str) -> int:
     if milliseconds < 0:
         raise Refused(f"--created {text!r} is before 1970")
     return milliseconds
+
+
+def _who() -> str:
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (OSError, KeyError):  # A number without a name, as in a container.
+        return f"cli:{os.getuid()}"
 
 
 def _uuid(text: str) -> str:
