@@ -108,7 +108,7 @@ class Follower:
             opened.update(await self._tiers.read((r for r in layer if r[1] not in known), keep=False))
             records.update(opened)
             layer = await asyncio.to_thread(_below, opened.values(), records)
-        return await asyncio.to_thread(_assemble, pointer, records)
+        return await asyncio.to_thread(_assemble, pointer, records, None if served is None else served.index)
 
     def _refused(self, pointer: Pointer, source: str, error: Exception) -> None:
         self._metrics.refused.inc()
@@ -152,8 +152,8 @@ def _below(opened: Iterable[Record], have: Mapping[bytes, Record]) -> list[Refer
     return list(dict.fromkeys(reference for reference in references if reference[1] not in have))
 
 
-def _assemble(pointer: Pointer, records: Mapping[bytes, Record]) -> Generation:
-    index = Index.assemble(pointer.digest, records)
+def _assemble(pointer: Pointer, records: Mapping[bytes, Record], before: Index | None) -> Generation:
+    index = Index.assemble(pointer.digest, records, before)
     root: Root = index.root
     if (root.epoch, root.generation) != pointer[:2]:
         raise Malformed(

@@ -126,7 +126,7 @@ class Index:
 
     __slots__ = ("catalogs", "customers", "dictionary", "digest", "of_customer", "queries", "records", "root")
 
-    def __init__(self, digest: bytes, root: Root, records: Mapping[bytes, Record]) -> None:
+    def __init__(self, digest: bytes, root: Root, records: Mapping[bytes, Record], before: "Index | None") -> None:
         """Use `assemble`."""
         self.digest = digest
         self.root = root
@@ -135,7 +135,11 @@ class Index:
         for (count, _), segment in zip(root.dictionary, segments, strict=True):
             if count != len(segment.keys):
                 raise Malformed(f"dictionary: {len(segment.keys)} ordinals from {segment.first}, the root says {count}")
-        self.dictionary = Dictionary(segments)
+        self.dictionary: Dictionary
+        if before is not None and before.root.dictionary == root.dictionary:
+            self.dictionary = before.dictionary
+        else:
+            self.dictionary = Dictionary(segments)
         self.queries = self._join_queries()
         self.catalogs = self._join_catalogs()
         self.customers = {str(UUID(bytes=r.uuid)): r for r in self._customer_records()}
@@ -145,15 +149,16 @@ class Index:
         self.of_customer: dict[str, tuple[Catalog, ...]] = {c: tuple(them) for c, them in of_customer.items()}
 
     @classmethod
-    def assemble(cls, digest: bytes, records: Mapping[bytes, Record]) -> "Index":
+    def assemble(cls, digest: bytes, records: Mapping[bytes, Record], before: "Index | None" = None) -> "Index":
         """The index of the generation whose root is `digest`, from all records that `index_references` leads to.
 
+        What an index `before` it has already made of the same objects is used again.
         Raises Malformed if they break what a reader may rely on, or if one is missing.
         """
         root = records.get(digest)
         if not isinstance(root, Root):
             raise Malformed(f"no root {digest.hex()} among the records")
-        return cls(digest, root, records)
+        return cls(digest, root, records, before)
 
     def _get(self, digest: bytes, kind: type[R]) -> R:
         record = self.records.get(digest)

@@ -141,6 +141,14 @@ def test_the_catalogs_of_a_customer_come_in_the_order_of_their_creation() -> Non
     assert set(small().assembled().of_customer) == {str(c.customer) for c in CATALOGS}
 
 
+def test_a_dictionary_of_the_same_segments_is_not_made_again() -> None:
+    before = small().assembled()
+    same, more = build(CONTENT, QUERIES[:1], CATALOGS[:1]), build([*CONTENT, Item("new")], QUERIES, CATALOGS)
+    assert Index.assemble(same.root, same.records(), before).dictionary is before.dictionary
+    after = Index.assemble(more.root, more.records(), before)
+    assert (after.dictionary.find("new"), before.dictionary.find("new")) == ((len(CONTENT),), ())
+
+
 def test_an_index_of_nothing_knows_nothing() -> None:
     index = build().assembled()
     lookups_stay_inside(index)
