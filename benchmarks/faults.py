@@ -165,7 +165,7 @@ def main() -> None:
     keys = [course["full"]["key"] for course in json.loads(arguments.corpus.read_text())["courses"]]
     with tempfile.TemporaryDirectory() as folder:
         here = Installation(Path(folder) / "here", arguments.corpus.absolute())
-        config = from_discovery(here.config.read_text(), arguments.discovery, timeout_s=3.0, retries=1)
+        config = from_discovery(here.config.read_text(), arguments.discovery, timeout_s=3.0, retries=3)
         indexer_url = f'indexer_url = "{HOST}:{INDEXER_PORT}"'
         ports = f"[indexer]\nport = {INDEXER_PORT}\n[sidecar]\nport = {SIDECAR_PORT}\n{indexer_url}\n"
         config = config.replace("[sidecar]\nport = 0\n", ports)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from indexer.registry import Registry
-from indexer.source import Source, SourceError
+from indexer.source import Source
+from indexer.source.discovery import DiscoverySource
 from indexer.source.file import FileSource
 from sidecar.clock import Clock
 from sidecar.settings import Settings
@@ -25,19 +26,17 @@ class Parts:
     source: Source
 
 
-def open_source(settings: Settings) -> Source:
-    """The source of `source.kind`. Raises SourceError for one that this version does not have."""
+def open_source(settings: Settings, clock: Clock) -> Source:
+    """The source of `source.kind`."""
     if settings.source.kind == "file":
         return FileSource(Path(settings.source.path), restricted_runs=settings.source.restricted_runs)
-    raise SourceError(
-        f"source.kind = {settings.source.kind!r}: this version reads corpora from files alone; use 'file'"
-    )
+    return DiscoverySource(settings.source, settings.lms, clock)
 
 
 @asynccontextmanager
 async def opened(settings: Settings, clock: Clock) -> AsyncIterator[Parts]:
     """Everything opened, the registry's tables made or migrated; and closed at the end."""
-    source = open_source(settings)
+    source = open_source(settings, clock)
     store = open_store(settings.store.url, writable=True)
     registry = Registry(settings.registry.url, clock)
     try:

@@ -107,10 +107,12 @@ class TestCatalogs:
         assert cli.add(*both) == "1 catalogs added, 1 were there already\n"
 
     def test_are_all_added_or_none(self, cli: Installation) -> None:
-        bodies = [catalog_body("a", COURSES), catalog_body("b", COURSES) | {"title": 5, "enterprise_customer": "?"}]
+        bodies = [catalog_body("a", COURSES), catalog_body("b", COURSES) | {"title": "", "enterprise_customer": "?"}]
         error = cli.refused("catalogs", "add", "-", input=json.dumps(bodies))
-        assert error.startswith("<stdin>: catalog 2 of 2: title is 5; ")
-        assert "enterprise_customer is '?'; give a uuid" in error
+        assert error == (
+            "<stdin>: catalog 2 of 2: title = '': This field may not be blank.; "
+            "enterprise_customer = '?': Must be a valid UUID."
+        )
         assert cli.done("catalogs", "list") == ""
 
     def test_of_another_body_are_refused_by_number(self, cli: Installation) -> None:
@@ -260,12 +262,31 @@ class TestBuild:
         assert (result.exit_code, result.stdout.startswith("generation 3: 1 queries pulled")) == (0, True)
         assert cli("check").exit_code == 0
 
-    def test_from_a_source_of_another_kind_is_refused(self, cli: Installation) -> None:
-        source = 'kind = "discovery"\nurl = "http://d"\noauth_url = "http://o"\noauth_client_id = "me"'
-        cli.settings(source=f'{source}\noauth_client_secret = "hunter2"')
-        error = cli.refused("build")
-        assert error.startswith("source.kind = 'discovery': this version reads corpora from files alone")
-        assert "hunter2" not in error
+    def test_from_a_discovery_that_does_not_answer_ends_with_1_and_the_status_says_why(self, cli: Installation) -> None:
+        source = 'kind = "discovery"\nurl = "http://127.0.0.1:1"\noauth_url = "http://127.0.0.1:1/token"\nretries = 0'
+        cli.settings(source=f'{source}\noauth_client_id = "me"\noauth_client_secret = "hunter2"')
+        cli.add(catalog_body("a", COURSES))
+        result = cli("build")
+        assert (result.exit_code, "failed: " in result.stderr) == (1, True)
+        status = cli.done("status")
+        assert "access token: POST /token: ClientConnectorError" in status
+        assert "hunter2" not in status + result.stderr
+
+
+class TestRefresh:
+    def test_asks_for_pulls_and_prints_their_ids(self, cli: Installation) -> None:
+        cli.add(catalog_body("a", COURSES, query_title="t"), catalog_body("b", {"key": "B+1"}))
+        lines = cli.done("refresh").splitlines()
+        assert [line.split()[1:] for line in lines] == [
+            [query_hash(COURSES).hex(), "t"],
+            [query_hash({"key": "B+1"}).hex()],
+        ]
+        (again,) = cli.done("refresh", "t").splitlines()
+        assert again == lines[0].rstrip()
+
+    def test_of_a_query_that_no_catalog_wants_is_refused(self, cli: Installation) -> None:
+        cli.add(catalog_body("a", COURSES))
+        assert cli.refused("refresh", "nothing") == "no catalog wants a query of hash, id or title 'nothing'"
 
 
 class TestStatus:
@@ -408,8 +429,8 @@ class TestSettings:
         assert "127.0.0.1:1/db" in error
         assert "hunter2" not in error
 
-    def test_of_a_store_that_this_version_has_not_are_refused(self, cli: Installation) -> None:
-        cli.settings(store='url = "redis://:hunter2@127.0.0.1"')
+    def test_of_a_store_whose_url_is_wrong_are_refused(self, cli: Installation) -> None:
+        cli.settings(store='url = "redis://:hunter2@127.0.0.1/zero"')
         for command in ("build", "check", "serve"):
             error = cli.refused(command)
             assert "store.url redis:" in error
