@@ -1,9 +1,11 @@
 """Which store a url means."""
 
+from importlib import import_module
 from pathlib import Path
 
 from sidecar.errors import StoreError
 from sidecar.store import Store
+from sidecar.store.address import OPTIONS, parse
 from sidecar.store.sqlite import SqliteStore
 
 
@@ -13,4 +15,22 @@ def open_store(url: str, *, writable: bool) -> Store:
     if scheme == "sqlite" and path:
         return SqliteStore(Path(path), writable=writable)
     scheme = url.partition(":")[0]  # and no more of it: the rest may hold a password
-    raise StoreError(f"store.url {scheme}:…: this version has the embedded store alone; use sqlite:///path/to/store.db")
+    if scheme in OPTIONS:
+        return _open_redis(url, writable=writable)
+    raise StoreError(
+        f"store.url {scheme}:…: no such store; use sqlite:///path/to/store.db, redis://…, rediss://…, "
+        "redis+sentinel://… or redis+cluster://…"
+    )
+
+
+def _open_redis(url: str, *, writable: bool) -> Store:
+    address = parse(url)
+    try:
+        # Only here: a host that uses the embedded store does not need the package.
+        module = import_module("sidecar.store.redis")
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            f"store.url {address.scheme}:…: pip install 'catalog-sidecar[redis]' first ({error})"
+        ) from error
+    store: Store = module.RedisStore(address, writable=writable)
+    return store

@@ -178,7 +178,7 @@ async def test_a_file_where_the_socket_should_be_is_left_alone(tmp_path: Path) -
     [
         ("CATALOG_SIDECAR_PORT", "high", "sidecar.port"),
         ("CATALOG_SIDECAR_HOST", "0.0.0.0", "loopback"),
-        ("CATALOG_STORE_URL", "redis://127.0.0.1:1/0", "store.url"),
+        ("CATALOG_STORE_URL", "redis://127.0.0.1:1/zero", "store.url"),
     ],
 )
 def test_wrong_settings_are_one_message(tmp_path: Path, name: str, value: str, expected: str) -> None:

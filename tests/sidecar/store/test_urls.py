@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,42 @@ async def test_a_store_that_is_not_writable_leaves_no_trace(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "url",
     [
+        "redis://:secret@127.0.0.1:1",
+        "rediss://:secret@127.0.0.1:1/2",
+        "redis+sentinel://:secret@127.0.0.1:1/catalog?sentinel_password=secret",
+        "redis+cluster://:secret@127.0.0.1:1",
+    ],
+)
+async def test_a_store_in_redis_is_connected_when_it_is_first_used(url: str) -> None:
+    store = open_store(url, writable=True)
+    with pytest.raises(StoreError) as caught:
+        await store.pointer()
+    assert "127.0.0.1:1" in str(caught.value)
+    assert "secret" not in str(caught.value)
+    await store.close()
+
+
+def test_without_the_package_a_store_in_redis_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    """In a process of its own, where the package cannot be found; the embedded store works there."""
+    (tmp_path / "redis.py").write_text("raise ModuleNotFoundError(\"No module named 'redis'\", name='redis')")
+    code = f"""
+from sidecar.store.urls import open_store
+open_store("sqlite:///{tmp_path}/store.db", writable=True)
+open_store("redis://:secret@host", writable=True)
+"""
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    child = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    last = child.stderr.splitlines()[-1]
+    assert "StoreError" in last
+    assert "pip install 'catalog-sidecar[redis]'" in last
+    assert "secret" not in child.stderr.replace('open_store("redis://:secret@host", writable=True)', "")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
         "",
         "/var/lib/store.db",
         "store.db",
@@ -51,6 +89,11 @@ async def test_a_store_that_is_not_writable_leaves_no_trace(tmp_path: Path) -> N
         "SQLITE:///store.db",
         "file:///store.db",
         "postgresql://user:secret@host/name",
+        "redis",
+        "redis:secret",
+        "redis:///secret",
+        "REDIS://:secret@host",
+        "unix://secret",
     ],
 )
 def test_any_other_url_is_refused_and_no_password_is_shown(url: str) -> None:
