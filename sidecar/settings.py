@@ -79,7 +79,7 @@ def _is_http_url(url: str) -> bool:
     if parts is None or " " in url or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
         return False
     try:
-        return bool(parts.hostname) and parts.port != 0
+        return bool(parts.hostname) and parts.port != 0 and "@" not in parts.netloc
     except ValueError:
         return False
 
@@ -137,7 +137,7 @@ def is_loopback(host: str) -> bool:
 NOT_EMPTY: Check[str] = Check("a text that is not empty", lambda value: value.strip() != "")
 PORT: Check[int] = Check("a port from 0 to 65535, where 0 takes any free one", lambda value: 0 <= value <= 65535)
 HOST: Check[str] = Check("a host name or an IP address, without brackets and port", _is_host)
-HTTP_URL: Check[str] = Check("http://HOST[:PORT][/PATH] or https://…", _is_http_url)
+HTTP_URL: Check[str] = Check("http://HOST[:PORT][/PATH] or https://…, without a user", _is_http_url)
 HTTP_URL_OR_NONE: Check[str] = Check(
     f"{HTTP_URL.accepts}; empty for none", lambda value: value == "" or _is_http_url(value)
 )

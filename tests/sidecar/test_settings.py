@@ -284,6 +284,12 @@ class TestRefusedValue:
             ("sidecar.port", "-1", "-1"),
             ("sidecar.socket", json.dumps("s" * 104), json.dumps("s" * 80 + "…", ensure_ascii=False)),
             ("sidecar.indexer_url", '""', '""'),
+            ("sidecar.indexer_url", '"http://me:hunter2@indexer"', '"http://***@indexer"'),
+            ("source.url", '"https://me@discovery"', '"https://***@discovery"'),
+            ("source.timeout_s", "0", "0"),
+            ("source.retries", "-1", "-1"),
+            ("source.concurrency", "0", "0"),
+            ("source.requests_per_hour", "-1", "-1"),
             ("log.level", "2026-01-01", "2026-01-01"),
         ],
     )
