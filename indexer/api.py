@@ -12,7 +12,6 @@ Any indexer answers; the one that leads publishes.
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from aiohttp import web
@@ -25,7 +24,7 @@ from indexer.registry.catalogs import CatalogExists, NoSuchCatalog, QueryClash, 
 from indexer.registry.schema import catalog
 from indexer.service import Role
 from indexer.wiring import Parts
-from sidecar.contract.words import canonical_uuid
+from sidecar.contract.words import canonical_uuid, iso_time
 from sidecar.pages import asked_page
 from sidecar.parameters import JSON_TYPE, Refusal, catalog_uuid, fields, pairs
 
@@ -126,8 +125,8 @@ class CatalogApi:
                 "query_hash": found.hash,
                 "reason": found.reason,
                 "state": found.state,
-                "requested": iso(found.requested_ms),
-                "finished": None if found.finished_ms is None else iso(found.finished_ms),
+                "requested": iso_time(found.requested_ms),
+                "finished": None if found.finished_ms is None else iso_time(found.finished_ms),
                 "members": found.members,
                 "changed": found.changed,
                 "error": found.error,
@@ -185,11 +184,6 @@ async def answered(request: web.Request, handler: Handler) -> web.StreamResponse
         return _json(error.status, {"detail": "Not found." if error.status == 404 else error.reason})
 
 
-def iso(ms: int) -> str:
-    """A time as the API writes it."""
-    return (datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=ms)).isoformat().replace("+00:00", "Z")
-
-
 async def _body(request: web.Request) -> object:
     if "Content-Encoding" in request.headers:
         # A compressed body that is cut looks like a short one.
@@ -234,8 +228,8 @@ async def _documents(connection: AsyncConnection, rows: Sequence[RegisteredCatal
                 "title": row.title,
                 "enterprise_customer": row.customer,
                 "catalog_query_uuid": row.query_uuid,
-                "content_last_modified": None if changed_ms is None else iso(changed_ms),
-                "catalog_modified": iso(row.modified_ms),
+                "content_last_modified": None if changed_ms is None else iso_time(changed_ms),
+                "catalog_modified": iso_time(row.modified_ms),
                 "query_title": row.query_title,
             }
         )

@@ -8,13 +8,16 @@ from typing import Final
 import structlog
 from aiohttp import web
 
+from sidecar.catalogs import CATALOGS
 from sidecar.clock import Clock
+from sidecar.containment import CONTAINMENT
 from sidecar.copier import Copier
 from sidecar.current import Current
 from sidecar.disk import Disk
 from sidecar.edge import measured, process_routes
 from sidecar.follow import Follower
-from sidecar.handlers import containment_routes
+from sidecar.forward import Forwarder
+from sidecar.handlers import api_routes
 from sidecar.health import Health, StoreStatus, report
 from sidecar.memory import Memory
 from sidecar.metrics import Metrics
@@ -44,12 +47,14 @@ class Sidecar:
             store, self.tiers, self.disk, self.current, clock, self.metrics, poll_s=settings.sidecar.poll_ms / 1000
         )
         self.copier = Copier(self.current, self.tiers, self.disk, clock)
+        self.forwarder = Forwarder(settings.sidecar.indexer_url, self.current, self.metrics)
         self._settings = settings
         self._store = store
         self._clock = clock
         self.app = web.Application(middlewares=[measured(self.metrics, clock)], client_max_size=MAX_BODY_BYTES)
-        self.app.add_routes(containment_routes(self.current, clock))
+        self.app.add_routes(api_routes((*CONTAINMENT, *CATALOGS), self.current, self.forwarder, clock))
         self.app.add_routes(process_routes(self.health, self.metrics))
+        self.app.on_shutdown.append(self._stop_waiting)
         self.app.cleanup_ctx.append(self._background)
 
     def health(self) -> Health:
@@ -62,6 +67,9 @@ class Sidecar:
             freshness_s=self._settings.indexer.freshness_s,
             now_ms=self._clock.now_ms(),
         )
+
+    async def _stop_waiting(self, _: web.Application) -> None:
+        self.forwarder.stop()
 
     async def _background(self, _: web.Application) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(self.follower.run())]
@@ -86,6 +94,8 @@ def runner_of(app: web.Application) -> web.AppRunner:
         access_log=None,
         # Compressed bodies are refused; they are not unpacked before that.
         auto_decompress=False,
+        # A write goes on when its caller hangs up.
+        handler_cancellation=False,
         max_line_size=MAX_LINE_BYTES,
         max_field_size=MAX_LINE_BYTES,
         shutdown_timeout=SHUTDOWN_S,

@@ -8,28 +8,32 @@ import asyncio
 from bisect import bisect_left
 from dataclasses import dataclass
 
-from sidecar.contract.index import Index
+from sidecar.contract.index import Catalog, Index
 from sidecar.lookup import can_never_be_pulled
 from sidecar.store import Pointer
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A verified index, where it was published, and what reports on health need of it, counted once."""
+    """A verified index, where it was published, and what is worked out of it once: its catalogs in order of creation,
+    and what reports on health need.
+    """
 
     pointer: Pointer
     index: Index
+    catalogs: tuple[Catalog, ...]
     pulls_ms: tuple[int, ...]
     never_pulled: int
 
     @classmethod
     def of(cls, pointer: Pointer, index: Index) -> "Generation":
-        """Counts over all catalogs: not for the event loop."""
-        catalogs = index.catalogs.values()
+        """Sorts and counts all catalogs: not for the event loop."""
+        catalogs = sorted(index.catalogs.values(), key=lambda c: c.record.number)
         served = {c.serving.hash: c.serving.pulled_at_ms for c in catalogs if c.serving is not None}
         return cls(
             pointer=pointer,
             index=index,
+            catalogs=tuple(catalogs),
             pulls_ms=tuple(sorted(ms for ms in served.values() if ms is not None)),
             never_pulled=sum(c.serving is None and not can_never_be_pulled(c.wanted) for c in catalogs),
         )
@@ -55,5 +59,11 @@ class Current:
     async def other_than(self, known: Generation | None) -> Generation:
         """Waits until another generation than the known one is served, and returns it."""
         while (generation := self.generation) is known or generation is None:
+            await self._swapped.wait()
+        return generation
+
+    async def covering(self, clock: int) -> Generation:
+        """Waits until a generation is served that covers this clock of the registry, and returns it."""
+        while (generation := self.generation) is None or generation.index.root.clock < clock:
             await self._swapped.wait()
         return generation

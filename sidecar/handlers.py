@@ -1,18 +1,20 @@
-"""The containment routes of /api/v1 and /api/v2: a request becomes a question, the question an answer.
+"""How the routes of the API answer: a question is put to one index, a write is forwarded. What is asked is elsewhere.
 
-The three questions are at the top, and how any of them is put and answered is below. A question is asked of one index
-without awaiting anything, so that a request sees exactly one generation. Headers of every answer:
+A question is asked of one generation without awaiting anything, so that a request sees exactly one. Headers of every
+answer:
 
 Allow                   the route's methods.
 Cache-Control           no-store: an answer is as good as its generation, and no cache knows when that is over.
-X-Catalog-Generation    the generation that was asked, on whatever was found out from it: errors, too.
+X-Catalog-Generation    the generation that was asked, on whatever was found out from it: errors, too. Of a write: the
+                        one that shows it.
 X-Catalog-Age           whole seconds since the oldest pull that the answer rests on; absent if it rests on none.
-Retry-After             seconds, where it cannot be told yet (503).
+X-Catalog-Published     pending: the write was made, and no generation that shows it is served here yet.
+Retry-After             seconds, where it cannot be told, or done, yet (503).
 """
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -20,24 +22,12 @@ import orjson
 from aiohttp import web
 
 from sidecar.clock import Clock
-from sidecar.contract.index import Index
 from sidecar.current import Current, Generation
 from sidecar.errors import CatalogError, NotReady, UnknownCatalog
+from sidecar.forward import Forwarder
 from sidecar.health import age_s
-from sidecar.lookup import Answer, catalog_contains, catalogs_containing, customer_contains, filter_content_items
-from sidecar.parameters import (
-    FORM_TYPE,
-    JSON_TYPE,
-    MULTIPART_TYPE,
-    NO_IDS,
-    Refusal,
-    catalog_uuid,
-    customer_uuid,
-    filter_body,
-    ids,
-    negotiate,
-    pairs,
-)
+from sidecar.lookup import Answer
+from sidecar.parameters import FORM_TYPE, JSON_TYPE, MULTIPART_TYPE, Refusal, catalog_uuid, negotiate, pairs
 
 # A first pull takes seconds to minutes, and so does a start without a disk copy.
 RETRY_AFTER_S: Final = 5
@@ -45,83 +35,43 @@ RETRY_AFTER_S: Final = 5
 BODY_S: Final = 10.0
 # As nginx counts those who hang up before they have their answer; nobody is there to read it.
 CLIENT_GONE: Final = 499
+# The order in which Allow has always named them.
+METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
 Q = TypeVar("Q")
 
 
-class ContainsQuestion(NamedTuple):
-    """Whom to ask, which keys (None: none were given), and whether the catalogs that contain them are wanted."""
+class Reads(NamedTuple, Generic[Q]):
+    """What a route answers from the index: its methods, and the two halves of an answer.
 
-    uuid: str
-    keys: list[str] | None
-    wants_catalogs: bool
-    restricted: bool
+    `question` is given the request and whether restricted runs count.
+    """
 
-
-class FilterQuestion(NamedTuple):
-    """Which of these keys a customer's catalogs, or the named ones, list."""
-
-    customer: str
-    keys: list[str]
-    catalog_uuids: list[str]
-    restricted: bool
-
-
-async def _catalog_question(request: web.Request, restricted: bool) -> ContainsQuestion:
-    return ContainsQuestion(catalog_uuid(request.match_info["uuid"]), ids(_raw_query(request)).keys, False, restricted)
-
-
-def _ask_catalog(index: Index, question: ContainsQuestion) -> Answer[Any]:
-    if question.keys is None:
-        if question.uuid not in index.catalogs:
-            raise UnknownCatalog(question.uuid)
-        raise Refusal(400, [NO_IDS])
-    answer = catalog_contains(index, question.uuid, question.keys, question.restricted)
-    return Answer({"contains_content_items": answer.value}, answer.oldest_ms)
-
-
-async def _customer_question(request: web.Request, restricted: bool) -> ContainsQuestion:
-    keys, wants_catalogs = ids(_raw_query(request))
-    if keys is None:
-        raise Refusal(400, [NO_IDS])
-    return ContainsQuestion(customer_uuid(request.match_info["uuid"]), keys, wants_catalogs, restricted)
-
-
-def _ask_customer(index: Index, question: ContainsQuestion) -> Answer[Any]:
-    keys = question.keys or []
-    if not question.wants_catalogs:
-        found = customer_contains(index, question.uuid, keys, question.restricted)
-        return Answer({"contains_content_items": found.value}, found.oldest_ms)
-    catalogs = catalogs_containing(index, question.uuid, keys, question.restricted)
-    body = {"contains_content_items": bool(catalogs.value), "catalog_list": catalogs.value}
-    return Answer(body, catalogs.oldest_ms)
-
-
-async def _filter_question(request: web.Request, restricted: bool) -> FilterQuestion:
-    keys, catalog_uuids = filter_body(request.headers.get("Content-Type", ""), await request.read())
-    return FilterQuestion(customer_uuid(request.match_info["uuid"]), keys, catalog_uuids, restricted)
-
-
-def _ask_filter(index: Index, question: FilterQuestion) -> Answer[Any]:
-    kept = filter_content_items(index, *question)
-    return Answer({"filtered_content_keys": kept.value}, kept.oldest_ms)
+    methods: tuple[str, ...]
+    question: Callable[[web.Request, bool], Awaitable[Q]]
+    ask: Callable[[Generation, Q], Answer[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Route(Generic[Q]):
-    """A path, its methods, the formats that today's service has for it, and the two halves of its answer."""
+class Route:
+    """A path, the formats that today's service has for it, what is answered here, and the methods that are forwarded.
+
+    Without its closing slash a path leads to the one with it, or, where it does not redirect, answers as well.
+    """
 
     path: str
-    methods: tuple[str, ...]
     formats: tuple[str, ...]
     name: str
     description: str
-    question: Callable[[web.Request, bool], Awaitable[Q]]
-    ask: Callable[[Index, Q], Answer[Any]]
+    reads: Reads[Any] | None = None
+    writes: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ("v1", "v2")
+    redirects: bool = True
 
     @property
     def allow(self) -> str:
-        return ", ".join((*self.methods, "OPTIONS"))
+        own = {*(() if self.reads is None else self.reads.methods), *self.writes, "OPTIONS"}
+        return ", ".join(method for method in METHODS if method in own)
 
     @property
     def options(self) -> bytes:
@@ -132,51 +82,19 @@ class Route(Generic[Q]):
         )
 
 
-ROUTES: Final[tuple[Route[Any], ...]] = (
-    Route(
-        path="/enterprise-catalogs/{uuid}/contains_content_items/",
-        methods=("GET", "HEAD"),
-        formats=("json", "xml"),
-        name="Contains content items",
-        description="Returns whether or not the EnterpriseCatalog contains the specified content.\n\n"
-        "Multiple course_run_ids and/or program_uuids query parameters can be sent to this view to check for their\n"
-        "existence in the specified enterprise catalog.",
-        question=_catalog_question,
-        ask=_ask_catalog,
-    ),
-    Route(
-        path="/enterprise-customer/{uuid}/contains_content_items/",
-        methods=("GET", "HEAD"),
-        formats=("json", "api"),
-        name="Contains content items",
-        description="Returns whether or not the specified content is available for the given enterprise.",
-        question=_customer_question,
-        ask=_ask_customer,
-    ),
-    Route(
-        path="/enterprise-customer/{uuid}/filter_content_items/",
-        methods=("POST",),
-        formats=("json", "api"),
-        name="Filter content items",
-        description="Returns those of the specified content keys that are in the enterprise's catalogs.",
-        question=_filter_question,
-        ask=_ask_filter,
-    ),
-)
-
-
 class Handler:
-    """Answers requests to one route of one version of the API."""
+    """Answers requests to one route of one version of the API, but for its writes."""
 
     def __init__(
-        self, route: Route[Any], current: Current, clock: Clock, *, restricted: bool, body_s: float = BODY_S
+        self, route: Route, current: Current, clock: Clock, *, restricted: bool, body_s: float = BODY_S
     ) -> None:
         self._route = route
+        self._reads = route.reads
         self._body_s = body_s
         self._current = current
         self._clock = clock
         self._restricted = restricted
-        self._headers = {"Content-Type": JSON_TYPE, "Allow": route.allow, "Cache-Control": "no-store"}
+        self._headers = _headers(route)
 
     async def answer(self, request: web.Request) -> web.Response:
         generation: Generation | None = None
@@ -184,15 +102,16 @@ class Handler:
             _negotiate(request, self._route.formats)
             if request.method == "OPTIONS":
                 return web.Response(body=self._route.options, headers=self._headers)
-            if request.method not in self._route.methods:
+            reads = self._reads
+            if reads is None or request.method not in reads.methods:
                 raise Refusal(405, {"detail": f'Method "{request.method}" not allowed.'})
             if request.method == "POST":
-                await self._receive(request)
-            question = await self._route.question(request, self._restricted)
+                await _receive(request, self._body_s)
+            question = await reads.question(request, self._restricted)
             generation = self._current.generation
             if generation is None:
                 raise NotReady("no generation is loaded yet")
-            answer = self._route.ask(generation.index, question)
+            answer = reads.ask(generation, question)
         except Refusal as refusal:
             return self._refused(refusal.status, refusal.body, generation)
         except CatalogError as error:
@@ -202,33 +121,35 @@ class Handler:
             headers["X-Catalog-Age"] = str(age_s(answer.oldest_ms, self._clock.now_ms()))
         return web.Response(body=orjson.dumps(answer.value), headers=headers)
 
-    async def _receive(self, request: web.Request) -> None:
-        """Waits for the body; `request.read()` has it from then on."""
-        encoding = request.headers.get("Content-Encoding")
-        if encoding is not None:
-            # A compressed body that is cut looks like a short one, and would get a wrong answer.
-            raise Refusal(415, {"detail": f'Unsupported content encoding "{encoding}" in request.'})
-        try:
-            async with asyncio.timeout(self._body_s):
-                await request.read()
-        except TimeoutError as error:
-            raise Refusal(408, {"detail": f"The body did not arrive within {self._body_s:g} s."}) from error
-        except OSError as error:
-            raise Refusal(CLIENT_GONE, {"detail": "The client has gone."}) from error
-
     def _refused(self, status: int, body: object, generation: Generation | None) -> web.Response:
         headers = dict(self._headers)
         if generation is not None:
             headers["X-Catalog-Generation"] = str(generation.pointer.generation)
-        if status == 503:
-            headers["Retry-After"] = str(RETRY_AFTER_S)
-        # Not orjson: a refusal may quote halves of surrogate pairs, which orjson does not write.
-        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-        response = web.Response(status=status, body=text.encode(errors="replace"), headers=headers)
-        if status == 408:
-            # What may still come of the body is no next request.
-            response.force_close()
-        return response
+        return _refusal(status, body, headers)
+
+
+class WriteHandler:
+    """Answers requests to one route that change something: the indexer does, and what it says is the answer."""
+
+    def __init__(self, route: Route, forwarder: Forwarder, *, body_s: float = BODY_S) -> None:
+        self._route = route
+        self._forwarder = forwarder
+        self._body_s = body_s
+        self._headers = _headers(route)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        try:
+            _negotiate(request, self._route.formats)
+            if "uuid" in request.match_info:
+                # Nothing but a uuid is put into a path that another process is asked for.
+                catalog_uuid(request.match_info["uuid"])
+            await _receive(request, self._body_s)
+            answer = await self._forwarder.forward(request)
+        except Refusal as refusal:
+            return _refusal(refusal.status, refusal.body, self._headers)
+        answer.headers["Cache-Control"] = self._headers["Cache-Control"]
+        answer.headers.setdefault("Allow", self._headers["Allow"])
+        return answer
 
 
 async def redirect(request: web.Request) -> web.Response:
@@ -238,17 +159,66 @@ async def redirect(request: web.Request) -> web.Response:
     return web.Response(status=301, headers=headers)
 
 
-def containment_routes(current: Current, clock: Clock, *, body_s: float = BODY_S) -> list[web.RouteDef]:
-    """Every route of this file, for aiohttp's router."""
+def api_routes(
+    routes: Iterable[Route], current: Current, forwarder: Forwarder, clock: Clock, *, body_s: float = BODY_S
+) -> list[web.RouteDef]:
+    """The routes in every version that has them, for aiohttp's router."""
     definitions = []
-    for route in ROUTES:
-        # The paths are spelled out for each version: aiohttp finds a route by its fixed beginning.
-        for prefix, restricted in (("/api/v1", False), ("/api/v2", True)):
-            path = prefix + route.path.replace("{uuid}", "{uuid:[^/.]+}")
-            handler = Handler(route, current, clock, restricted=restricted, body_s=body_s)
-            definitions.append(web.route("*", path, handler.answer))
-            definitions.append(web.route("*", path.removesuffix("/"), redirect))
+    for route in routes:
+        for version in route.versions:
+            # The paths are spelled out for each version: aiohttp finds a route by its fixed beginning.
+            path = f"/api/{version}{route.path}".replace("{uuid}", "{uuid:[^/.]+}")
+            reads = Handler(route, current, clock, restricted=version == "v2", body_s=body_s)
+            writes = WriteHandler(route, forwarder, body_s=body_s)
+            slashless = path.removesuffix("/")
+            for form in (path,) if route.redirects else (path, slashless):
+                definitions += [web.route(method, form, writes.answer) for method in route.writes]
+                definitions.append(web.route("*", form, reads.answer))
+            if route.redirects:
+                definitions.append(web.route("*", slashless, redirect))
     return definitions
+
+
+def raw_query(request: web.Request) -> str:
+    """The query string as it was sent."""
+    # Not request.query: its parser has turned every plus into a space.
+    return request.raw_path.partition("?")[2]
+
+
+def absolute_url(request: web.Request) -> str:
+    """The url of the request as its sender sees it, by the Host header; the query as it was sent."""
+    return f"{request.scheme}://{request.host}{request.rel_url.raw_path}?{raw_query(request)}"
+
+
+async def _receive(request: web.Request, body_s: float) -> None:
+    """Waits for the body; `request.read()` has it from then on."""
+    encoding = request.headers.get("Content-Encoding")
+    if encoding is not None:
+        # A compressed body that is cut looks like a short one, and would get a wrong answer.
+        raise Refusal(415, {"detail": f'Unsupported content encoding "{encoding}" in request.'})
+    try:
+        async with asyncio.timeout(body_s):
+            await request.read()
+    except TimeoutError as error:
+        raise Refusal(408, {"detail": f"The body did not arrive within {body_s:g} s."}) from error
+    except OSError as error:
+        raise Refusal(CLIENT_GONE, {"detail": "The client has gone."}) from error
+
+
+def _headers(route: Route) -> dict[str, str]:
+    return {"Content-Type": JSON_TYPE, "Allow": route.allow, "Cache-Control": "no-store"}
+
+
+def _refusal(status: int, body: object, headers: dict[str, str]) -> web.Response:
+    if status == 503:
+        headers = headers | {"Retry-After": str(RETRY_AFTER_S)}
+    # Not orjson: a refusal may quote halves of surrogate pairs, which orjson does not write.
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    response = web.Response(status=status, body=text.encode(errors="replace"), headers=headers)
+    if status == 408:
+        # What may still come of the body is no next request.
+        response.force_close()
+    return response
 
 
 def _sentence(error: CatalogError) -> str:
@@ -258,11 +228,6 @@ def _sentence(error: CatalogError) -> str:
 
 
 def _negotiate(request: web.Request, formats: tuple[str, ...]) -> None:
-    query = _raw_query(request)
+    query = raw_query(request)
     format = dict(pairs(query)).get("format") if "format" in query else None
     negotiate(request.headers.get("Accept"), format, formats)
-
-
-def _raw_query(request: web.Request) -> str:
-    # Not request.query: its parser has turned every plus into a space.
-    return request.raw_path.partition("?")[2]

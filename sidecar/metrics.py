@@ -42,6 +42,13 @@ class Metrics:
         self.refused = self._counter(
             "refused_generations", "Attempts to load a generation that ended with a broken or missing object."
         )
+        self.writes = self._counter(
+            "writes",
+            "Writes forwarded to the indexer, by outcome: loaded (made, and served here), pending (made, not served "
+            "here in time), accepted (nothing to wait for), refused (3xx, 4xx), failed (5xx), unreachable (not sent), "
+            "unknown (sent, and no answer).",
+            "outcome",
+        )
         self.tier_reads = self._counter(
             "tier_reads",
             "Objects looked for in a tier (memory, disk, store), by result (hit, miss).",

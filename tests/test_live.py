@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -109,13 +110,12 @@ async def test_a_changed_query_answers_from_its_last_content_until_the_new_filte
     tmp_path: Path, corpus: Path
 ) -> None:
     """The source is gone when the filter changes: neither false nor 503, but what was true last."""
-    own = tmp_path / "corpus.json"
-    own.write_bytes(corpus.read_bytes())
+    own = Path(shutil.copy(corpus, tmp_path))
     async with fleet(tmp_path, source(own)) as it:
         (sidecar,) = it.sidecars
         await create(sidecar, "a", {"content_type": "course", "org": "Org1"})
         await until_contains(sidecar, "a", "run-1-1")
-        own.rename(tmp_path / "away.json")
+        shutil.move(own, tmp_path / "away.json")
         for change in (
             {"content_filter": {"org": "Org2"}},
             {"content_filter": {"org": "Org3"}, "catalog_query_uuid": None},
@@ -129,7 +129,7 @@ async def test_a_changed_query_answers_from_its_last_content_until_the_new_filte
             await it.indexers[0].until(failing)
             assert await contains(sidecar, "a", "run-1-1") == (200, True)
             assert await contains(sidecar, "a", "run-3-1") == (200, False)
-        (tmp_path / "away.json").rename(own)
+        shutil.move(tmp_path / "away.json", own)
         await sidecar.ask("POST", path_of("a") + "refresh_metadata/")
         await until_contains(sidecar, "a", "run-3-1")
         assert await contains(sidecar, "a", "run-1-1") == (200, False)

@@ -1,12 +1,14 @@
-"""The field's words as functions: content types, query hash, folding, uuids. Pure, and the same on both sides."""
+"""The field's words as functions: content types, query hash, folding, uuids, times. Pure; the same on both sides."""
 
 import hashlib
 import json
 import re
 import unicodedata
 import uuid
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-?)[0-9a-fA-F]{4}\1[0-9a-fA-F]{4}\1[0-9a-fA-F]{4}\1[0-9a-fA-F]{12}")
 
 
@@ -47,3 +49,8 @@ def canonical_uuid(text: str) -> str | None:
     if _UUID.fullmatch(text) is None:
         return None
     return str(uuid.UUID(hex=text))
+
+
+def iso_time(ms: int) -> str:
+    """A time as the API writes it: ISO 8601 in UTC, with six digits of a fraction, or none where it is zero."""
+    return (_EPOCH + timedelta(milliseconds=ms)).isoformat().removesuffix("+00:00") + "Z"

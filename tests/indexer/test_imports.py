@@ -7,7 +7,12 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent.parent
 ALLOWED: Final = frozenset(
-    f"sidecar.{name}" for name in ("contract", "store", "settings", "errors", "clock", "log", "sockets", "__version__")
+    f"sidecar.{name}"
+    for name in (
+        *("contract", "store", "settings", "errors", "clock", "log", "sockets", "__version__"),
+        # The one API that both speak.
+        *("parameters", "pages"),
+    )
 )
 
 

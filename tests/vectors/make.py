@@ -142,7 +142,13 @@ def _vectors() -> dict[str, Vector]:
     freshness = {
         pulled[0]: add(
             "freshness",
-            FreshnessShard((Freshness(pulled, PUBLISHED_MS - DAY_MS, PullState.FAILING, _uuid(0xC0, 1), PUBLISHED_MS - 2 * DAY_MS),)),
+            FreshnessShard(
+                (
+                    Freshness(
+                        pulled, PUBLISHED_MS - DAY_MS, PullState.FAILING, _uuid(0xC0, 1), PUBLISHED_MS - 2 * DAY_MS
+                    ),
+                )
+            ),
             "a query whose last pull failed",
         ),
         due[0]: add(

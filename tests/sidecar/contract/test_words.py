@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.contract.words import ContentType, PullState, canonical_uuid, fold, query_hash
+from sidecar.contract.words import ContentType, PullState, canonical_uuid, fold, iso_time, query_hash
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -134,3 +134,16 @@ def test_the_bytes_of_types_and_states_are_those_of_the_specification() -> None:
         (4, "PATHWAY"),
     ]
     assert [(s.value, s.name) for s in PullState] == [(0, "DUE"), (1, "FRESH"), (2, "FAILING"), (3, "UNPULLABLE")]
+
+
+@pytest.mark.parametrize(
+    "ms, text",
+    [
+        (0, "1970-01-01T00:00:00Z"),
+        (1, "1970-01-01T00:00:00.001000Z"),
+        (1_795_335_087_735, "2026-11-22T08:11:27.735000Z"),
+        (1_795_335_088_000, "2026-11-22T08:11:28Z"),
+    ],
+)
+def test_times_are_written_as_python_does(ms: int, text: str) -> None:
+    assert iso_time(ms) == text

@@ -1,0 +1,126 @@
+"""The routes of catalogs, /api/v1 alone: the list and one of them from the index; what changes them is forwarded.
+
+A record tells the query that its catalog wants, and when the content of the one that it serves last changed. That is
+something that pulls found out, so an answer is as old as the oldest pull among the queries that its catalogs serve.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from aiohttp import web
+
+from sidecar.contract.index import Catalog
+from sidecar.contract.words import canonical_uuid, iso_time
+from sidecar.current import Generation
+from sidecar.errors import UnknownCatalog
+from sidecar.handlers import Reads, Route, absolute_url, raw_query
+from sidecar.lookup import Answer
+from sidecar.pages import asked_page
+from sidecar.parameters import Refusal, catalog_uuid, pairs
+
+# What a list of all catalogs was asked for with, and what one answer may cost the others.
+MAX_PAGE_SIZE: Final = 1_000
+
+
+class ListQuestion(NamedTuple):
+    """Which part of the list; `url` is the request's own, for the links to other parts."""
+
+    parameters: dict[str, str]
+    url: str
+
+
+class CatalogQuestion(NamedTuple):
+    """Which catalog, and whose it must be."""
+
+    uuid: str
+    parameters: dict[str, str]
+
+
+async def _list_question(request: web.Request, _: bool) -> ListQuestion:
+    return ListQuestion(dict(pairs(raw_query(request))), absolute_url(request))
+
+
+def _ask_list(generation: Generation, question: ListQuestion) -> Answer[Any]:
+    parameters, url = question
+    customer = _customer(parameters)
+    catalogs = generation.catalogs if customer is None else generation.index.of_customer.get(customer, ())
+    page = asked_page(len(catalogs), parameters, max_size=MAX_PAGE_SIZE)
+    shown = page.cut(catalogs)
+    records = [record(catalog) for catalog in shown]
+    body = {"count": page.count, "next": page.next(url), "previous": page.previous(url), "results": records}
+    return Answer(body, _oldest_ms(shown))
+
+
+async def _catalog_question(request: web.Request, _: bool) -> CatalogQuestion:
+    return CatalogQuestion(catalog_uuid(request.match_info["uuid"]), dict(pairs(raw_query(request))))
+
+
+def _ask_catalog(generation: Generation, question: CatalogQuestion) -> Answer[Any]:
+    catalog = generation.index.catalogs.get(question.uuid)
+    # In this order: whether there is such a catalog is told before what is wrong with the question.
+    if catalog is None or _customer(question.parameters) not in (None, catalog.customer):
+        raise UnknownCatalog(question.uuid)
+    return Answer(record(catalog), _oldest_ms([catalog]))
+
+
+def _customer(parameters: dict[str, str]) -> str | None:
+    """The customer whose catalogs are meant; None: any."""
+    text = parameters.get("enterprise_customer")
+    if not text:
+        return None
+    uuid = canonical_uuid(text)
+    if uuid is None:
+        raise Refusal(400, {"enterprise_customer": ["Must be a valid UUID."]})
+    return uuid
+
+
+def record(catalog: Catalog) -> dict[str, str | None]:
+    """A catalog as the API shows it."""
+    row, wanted, serving = catalog.record, catalog.wanted.record, catalog.serving
+    modified_ms = None if serving is None else serving.modified_ms
+    return {
+        "uuid": catalog.uuid,
+        "title": row.title,
+        "enterprise_customer": catalog.customer,
+        "catalog_query_uuid": None if wanted.uuid is None else str(UUID(bytes=wanted.uuid)),
+        "content_last_modified": None if modified_ms is None else iso_time(modified_ms),
+        "catalog_modified": iso_time(row.modified_ms),
+        "query_title": wanted.title,
+    }
+
+
+def _oldest_ms(catalogs: Sequence[Catalog]) -> int | None:
+    pulls_ms = (c.serving.pulled_at_ms for c in catalogs if c.serving is not None)
+    return min((ms for ms in pulls_ms if ms is not None), default=None)
+
+
+CATALOGS: Final = (
+    Route(
+        path="/enterprise-catalogs/",
+        versions=("v1",),
+        formats=("json", "api"),
+        name="Enterprise Catalog Crud List",
+        description="Viewset for CRUD operations on Enterprise Catalogs",
+        reads=Reads(("GET", "HEAD"), _list_question, _ask_list),
+        writes=("POST",),
+    ),
+    Route(
+        path="/enterprise-catalogs/{uuid}/",
+        versions=("v1",),
+        formats=("json", "xml"),
+        name="Enterprise Catalog Crud Instance",
+        description="Viewset for CRUD operations on Enterprise Catalogs",
+        reads=Reads(("GET", "HEAD"), _catalog_question, _ask_catalog),
+        writes=("PUT", "PATCH", "DELETE"),
+    ),
+    Route(
+        path="/enterprise-catalogs/{uuid}/refresh_metadata/",
+        versions=("v1",),
+        formats=("json", "api"),
+        name="Enterprise Catalog Refresh Data From Discovery",
+        description="View to update metadata in Catalog with most recent data from Discovery service",
+        writes=("POST",),
+        redirects=False,
+    ),
+)

@@ -1,0 +1,97 @@
+"""The containment routes of /api/v1 and /api/v2: their three questions, and how each is asked of a generation."""
+
+from typing import Any, Final, NamedTuple
+
+from aiohttp import web
+
+from sidecar.current import Generation
+from sidecar.errors import UnknownCatalog
+from sidecar.handlers import Reads, Route, raw_query
+from sidecar.lookup import Answer, catalog_contains, catalogs_containing, customer_contains, filter_content_items
+from sidecar.parameters import NO_IDS, Refusal, catalog_uuid, customer_uuid, filter_body, ids
+
+
+class ContainsQuestion(NamedTuple):
+    """Whom to ask, which keys (None: none were given), and whether the catalogs that contain them are wanted."""
+
+    uuid: str
+    keys: list[str] | None
+    wants_catalogs: bool
+    restricted: bool
+
+
+class FilterQuestion(NamedTuple):
+    """Which of these keys a customer's catalogs, or the named ones, list."""
+
+    customer: str
+    keys: list[str]
+    catalog_uuids: list[str]
+    restricted: bool
+
+
+async def _catalog_question(request: web.Request, restricted: bool) -> ContainsQuestion:
+    return ContainsQuestion(catalog_uuid(request.match_info["uuid"]), ids(raw_query(request)).keys, False, restricted)
+
+
+def _ask_catalog(generation: Generation, question: ContainsQuestion) -> Answer[Any]:
+    index = generation.index
+    if question.keys is None:
+        if question.uuid not in index.catalogs:
+            raise UnknownCatalog(question.uuid)
+        raise Refusal(400, [NO_IDS])
+    answer = catalog_contains(index, question.uuid, question.keys, question.restricted)
+    return Answer({"contains_content_items": answer.value}, answer.oldest_ms)
+
+
+async def _customer_question(request: web.Request, restricted: bool) -> ContainsQuestion:
+    keys, wants_catalogs = ids(raw_query(request))
+    if keys is None:
+        raise Refusal(400, [NO_IDS])
+    return ContainsQuestion(customer_uuid(request.match_info["uuid"]), keys, wants_catalogs, restricted)
+
+
+def _ask_customer(generation: Generation, question: ContainsQuestion) -> Answer[Any]:
+    index, keys = generation.index, question.keys or []
+    if not question.wants_catalogs:
+        found = customer_contains(index, question.uuid, keys, question.restricted)
+        return Answer({"contains_content_items": found.value}, found.oldest_ms)
+    catalogs = catalogs_containing(index, question.uuid, keys, question.restricted)
+    body = {"contains_content_items": bool(catalogs.value), "catalog_list": catalogs.value}
+    return Answer(body, catalogs.oldest_ms)
+
+
+async def _filter_question(request: web.Request, restricted: bool) -> FilterQuestion:
+    keys, catalog_uuids = filter_body(request.headers.get("Content-Type", ""), await request.read())
+    return FilterQuestion(customer_uuid(request.match_info["uuid"]), keys, catalog_uuids, restricted)
+
+
+def _ask_filter(generation: Generation, question: FilterQuestion) -> Answer[Any]:
+    kept = filter_content_items(generation.index, *question)
+    return Answer({"filtered_content_keys": kept.value}, kept.oldest_ms)
+
+
+CONTAINMENT: Final = (
+    Route(
+        path="/enterprise-catalogs/{uuid}/contains_content_items/",
+        formats=("json", "xml"),
+        name="Contains content items",
+        description="Returns whether or not the EnterpriseCatalog contains the specified content.\n\n"
+        "Multiple course_run_ids and/or program_uuids query parameters can be sent to this view to check for their\n"
+        "existence in the specified enterprise catalog.",
+        reads=Reads(("GET", "HEAD"), _catalog_question, _ask_catalog),
+    ),
+    Route(
+        path="/enterprise-customer/{uuid}/contains_content_items/",
+        formats=("json", "api"),
+        name="Contains content items",
+        description="Returns whether or not the specified content is available for the given enterprise.",
+        reads=Reads(("GET", "HEAD"), _customer_question, _ask_customer),
+    ),
+    Route(
+        path="/enterprise-customer/{uuid}/filter_content_items/",
+        formats=("json", "api"),
+        name="Filter content items",
+        description="Returns those of the specified content keys that are in the enterprise's catalogs.",
+        reads=Reads(("POST",), _filter_question, _ask_filter),
+    ),
+)

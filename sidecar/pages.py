@@ -1,0 +1,75 @@
+"""Pages of a list: which part of it was asked for, and the links to its neighbours. Pure; knows no index, no server.
+
+The rules are those of Django REST framework's pages, which callers follow from link to link: a page is asked for by
+`page` and `page_size`, and a link is the url of the request with `page` replaced.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+from urllib.parse import parse_qs, urlencode
+
+from sidecar.parameters import Refusal
+
+DEFAULT_SIZE: Final = 10
+LAST: Final = "last"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list of `count` items; pages are numbered from 1, and an empty list has one, too."""
+
+    count: int
+    number: int
+    size: int
+
+    @property
+    def pages(self) -> int:
+        """How many there are."""
+        return max(1, -(-self.count // self.size))
+
+    @property
+    def start(self) -> int:
+        """The place of its first item in the list, from 0."""
+        return (self.number - 1) * self.size
+
+    def cut(self, items: Sequence[T]) -> Sequence[T]:
+        """Its items, out of all."""
+        return items[self.start : self.start + self.size]
+
+    def next(self, url: str) -> str | None:
+        """The link to the page after it; `url` is absolute, that of the request, its query as it was sent."""
+        return _link(url, self.number + 1) if self.number < self.pages else None
+
+    def previous(self, url: str) -> str | None:
+        """The link to the page before it."""
+        return _link(url, self.number - 1) if self.number > 1 else None
+
+
+def asked_page(count: int, parameters: Mapping[str, str], *, max_size: int) -> Page:
+    """The page that the parameters ask for; a size that is no number above 0 is the default. A 404 if there is none."""
+    size = _whole(parameters.get("page_size", ""))
+    page = Page(count, 1, DEFAULT_SIZE if size is None or size < 1 else min(size, max_size))
+    text = parameters.get("page") or "1"
+    number = page.pages if text == LAST else _whole(text)
+    if number is None or not 1 <= number <= page.pages:
+        raise Refusal(404, {"detail": "Invalid page."})
+    return Page(count, number, page.size)
+
+
+def _whole(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None
+
+
+def _link(url: str, number: int) -> str:
+    base, _, query = url.encode(errors="surrogateescape").decode(errors="replace").partition("?")
+    parameters = parse_qs(query, keep_blank_values=True)
+    parameters.pop("page", None)
+    if number > 1:
+        parameters["page"] = [str(number)]
+    query = urlencode(sorted(parameters.items()), doseq=True)
+    return f"{base}?{query}" if query else base
