@@ -11,9 +11,11 @@ Any indexer answers; the one that leads publishes.
 """
 
 import json
+import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
+import structlog
 from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -34,6 +36,7 @@ MAX_BODY_BYTES: Final = 2_621_440
 MAX_PAGE_SIZE: Final = 1000
 NO_CATALOG: Final = "No EnterpriseCatalog matches the given query."
 WHO: Final = "api"
+log = structlog.get_logger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -182,6 +185,11 @@ async def answered(request: web.Request, handler: Handler) -> web.StreamResponse
         return response
     except web.HTTPException as error:
         return _json(error.status, {"detail": "Not found." if error.status == 404 else error.reason})
+    # The one place that catches everything: a defect costs one request its answer, which is still JSON.
+    except Exception:
+        request_id = uuid.uuid4().hex
+        log.exception("a request failed", method=request.method, path=request.path, request_id=request_id)
+        return _json(500, {"detail": "A server error occurred.", "request_id": request_id})
 
 
 async def _body(request: web.Request) -> object:

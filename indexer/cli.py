@@ -88,7 +88,9 @@ def serve(config: Path | None, adopt: bool) -> None:
     async def run(parts: Parts) -> None:
         role, publication, metrics = Role(), Publication(parts.registry), Metrics()
         indexer = settings.indexer
-        runner = web.AppRunner(make_app(parts, role, publication, metrics), access_log=None)
+        # Compressed bodies are refused; they are not unpacked before that.
+        app = make_app(parts, role, publication, metrics)
+        runner = web.AppRunner(app, access_log=None, auto_decompress=False)
         async with listening(runner, indexer.host, indexer.port, section="indexer"):
             await serve_for_ever(parts, role, publication, metrics, adopt=adopt)
 

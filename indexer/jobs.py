@@ -46,6 +46,7 @@ class Jobs:
         self._failed = failed
         self._slots = asyncio.Semaphore(parts.settings.indexer.pulls)
         self._pulling: set[str] = set()
+        self._meanwhile: set[str] = set()
         self._not_before_ms: dict[str, int] = {}
         self._given_up: dict[str, int] = {}
         self._requested: dict[str, int] = {}
@@ -81,11 +82,16 @@ class Jobs:
             self._scheduler.shutdown(wait=False)
 
     async def reconcile(self) -> None:
-        """Makes the jobs those of the filters that catalogs want now; what somebody asked for is due at once."""
+        """Makes the jobs those of the filters that catalogs want now; what somebody asked for is due at once.
+
+        A pull that was under way while the registry was read may have ended since: what was read of it is not used, and
+        its end asks for another reconcile.
+        """
+        self._meanwhile = set(self._pulling)
         async with self._parts.registry.read() as connection:
             targets = {t.hash: t for t in await pulls.targets(connection)}
             self._requested = await pulls.requested(connection)
-        if unwanted := self._requested.keys() - targets.keys():
+        if unwanted := self._requested.keys() - targets.keys() - self._meanwhile:
             async with self._parts.registry.plain() as connection:
                 await pulls.dismiss(connection, unwanted, self._parts.clock.now_ms())
         for hash_ in self._scheduled.keys() - targets.keys():
@@ -96,7 +102,7 @@ class Jobs:
             del self._not_before_ms[hash_]
             self._given_up.pop(hash_, None)
         for hash_, target in targets.items():
-            if hash_ not in self._pulling:
+            if hash_ not in self._meanwhile:
                 self._schedule(target)
         # While they are asked for, and while some fail, the interval alone says when they are asked for again.
         if self._parts.clock.now_ms() >= self._no_details_before_ms:
@@ -129,11 +135,12 @@ class Jobs:
         if target.hash in self._pulling or self._stopping:
             return
         self._pulling.add(target.hash)
+        self._meanwhile.add(target.hash)
         ended = False
         try:
             async with self._slots:
                 reason = "created" if target.state is PullState.DUE else "due"
-                since_ms = self._requested.pop(target.hash, 0)
+                since_ms = max(self._requested.pop(target.hash, 0), self._promised_ms())
                 await self._pipeline.pull(target, reason, self._epoch, since_ms=since_ms)
             ended = True
         except (StoreError, RegistryError) as error:
@@ -154,6 +161,11 @@ class Jobs:
                 pause_s = min(FIRST_RETRY_S << min(tries - 1, 20), LONGEST_PAUSE_S)
                 self._not_before_ms[target.hash] = self._parts.clock.now_ms() + pause_s * 1000
             self._changed()
+
+    def _promised_ms(self) -> int:
+        """The oldest that a document may be now, so that it is not older than promised when it is pulled again."""
+        indexer = self._parts.settings.indexer
+        return self._parts.clock.now_ms() - (indexer.freshness_s - indexer.refresh_s) * 1000
 
     async def _note_failure(self, target: Target, reason: str) -> None:
         """Notes why a pull was given up; if the registry is out of reach, the next leader notes that it ended."""

@@ -1,9 +1,10 @@
 """Whether what was written to the registry is published: told by this process if it leads, else read in SQL."""
 
 import asyncio
+from contextlib import suppress
 from typing import Final
 
-from indexer.registry import Registry, generations
+from indexer.registry import Registry, RegistryError, generations
 from indexer.registry.generations import Generation
 
 LOOK_EVERY_S: Final = 0.1
@@ -17,6 +18,7 @@ class Publication:
         self._latest = (0, -1)
         self._news = asyncio.Event()
         self._looking = asyncio.Lock()
+        self._looked_s = -LOOK_EVERY_S
 
     def note(self, generation: Generation) -> None:
         """Says that this process has published a generation."""
@@ -28,24 +30,27 @@ class Publication:
     async def covering(self, clock: int, within_s: float) -> int | None:
         """The number of a published generation that has everything up to this clock; None if there is none in time.
 
-        Raises RegistryError.
+        A registry that is out of reach by now has published nothing that could be told.
         """
         try:
             async with asyncio.timeout(within_s):
                 while self._latest[1] < clock:
-                    news = self._news
                     try:
-                        await asyncio.wait_for(news.wait(), LOOK_EVERY_S)
+                        async with asyncio.timeout(LOOK_EVERY_S):
+                            await self._news.wait()
                     except TimeoutError:
-                        await self._look(news)
+                        await self._look()
         except TimeoutError:
             return None
         return self._latest[0]
 
-    async def _look(self, news: asyncio.Event) -> None:
+    async def _look(self) -> None:
         async with self._looking:
-            if news.is_set():  # However many wait, one has looked for all.
+            now_s = asyncio.get_running_loop().time()
+            if now_s - self._looked_s < LOOK_EVERY_S:  # However many wait, one has looked for all.
                 return
-            async with self._registry.read() as connection:
-                for generation in await generations.latest(connection, moved=True):
-                    self.note(generation)
+            self._looked_s = now_s
+            with suppress(RegistryError):
+                async with self._registry.read() as connection:
+                    for generation in await generations.latest(connection, moved=True):
+                        self.note(generation)

@@ -5,6 +5,7 @@ signal, a store that belongs to another registry, or a defect.
 """
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -22,6 +23,7 @@ from sidecar.errors import CatalogError, Fenced, PointerConflict, StoreError
 FOLLOW_S = 0.5
 RETRY_S = 2.0
 SWEEP_S = 600.0
+RESTS_PER_RECONCILE = 5
 
 log = structlog.get_logger(__name__)
 
@@ -106,16 +108,20 @@ class _Leader:
     async def _publish(self) -> None:
         """Group commit without a timer: what is accepted while one commit runs is published by the next."""
         seen: tuple[int, dict[str, int]] | None = None
-        woken = True
+        woken, not_before_s = True, 0.0
         while True:
             woken = woken or self._wake.is_set()
             self._wake.clear()
             try:
                 async with self._parts.registry.read() as connection:
                     now = await generations.clock(connection), await pulls.requested(connection)
-                if now != seen or woken:
+                began_s = self._parts.clock.monotonic()
+                if (now != seen or woken) and began_s >= not_before_s:
                     await self._jobs.reconcile()
                     seen, woken = now, False
+                    # With many queries, working out what is due after every pull would leave little time for pulls.
+                    now_s = self._parts.clock.monotonic()
+                    not_before_s = now_s + RESTS_PER_RECONCILE * (now_s - began_s)
                 new = await self._publisher.commit(self._epoch)
             except (StoreError, RegistryError) as error:
                 if isinstance(error, Fenced | PointerConflict):
@@ -127,10 +133,10 @@ class _Leader:
             if new is not None:
                 self._publication.note(new)
                 self._metrics.published(new)
-            try:
-                await asyncio.wait_for(self._wake.wait(), FOLLOW_S)
-            except TimeoutError:
-                continue
+            # Not wait_for, which forgets a cancellation that comes in the moment of the wake: this would never end.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FOLLOW_S):
+                    await self._wake.wait()
 
     async def _sweep(self) -> None:
         while True:

@@ -7,7 +7,7 @@ its epoch there, too, and is refused if another leads by now.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -61,6 +61,8 @@ class Registry:
         self._sqlite = self._url.get_backend_name() == "sqlite"
         # Without its query, which may hold a password, too.
         self._shown = self._url.set(query={}).render_as_string(hide_password=True)
+        # SQLite lets one write at a time, and has others sleep longer and longer: in one process they queue instead.
+        self._turn: AbstractAsyncContextManager[object] = asyncio.Lock() if self._sqlite else nullcontext()
         self._threads: list[Thread] = []
         self._engine = self._make_engine()
         if self._sqlite:
@@ -106,7 +108,7 @@ class Registry:
     @asynccontextmanager
     async def plain(self) -> AsyncIterator[AsyncConnection]:
         """A write transaction for what no generation shows: leases, pulls, the notes on generations."""
-        async with self._errors(), self._engine.connect() as connection:
+        async with self._errors(), self._turn, self._engine.connect() as connection:
             writing = await connection.execution_options(writes=True)
             async with writing.begin():
                 yield writing

@@ -5,22 +5,27 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import cast
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from indexer.jobs import Jobs
 from indexer.pipeline import Pipeline
 from indexer.registry import Deposed, Registry, RegistryError, catalogs, lead, pulls, schema
 from indexer.registry.pulls import Target
+from indexer.schedule import DEBOUNCE_MS
+from indexer.source import SourceError
 from indexer.status import status
 from indexer.wiring import Parts
-from sidecar.clock import SystemClock
+from sidecar.clock import Clock, SystemClock
+from sidecar.contract.words import query_hash
 from sidecar.errors import CatalogError, StoreError
 from sidecar.settings import IndexerSettings, Settings
 from sidecar.store.memory import MemoryStore
-from tests.fakes import FakeSource
+from tests.fakes import FakeSource, uuid_of
 from tests.world import World
 
 
@@ -29,6 +34,32 @@ class SlowClock(SystemClock):
 
     def now_ms(self) -> int:
         return super().now_ms() - 3_600_000
+
+
+class HandClock(SystemClock):
+    """The scheduler's clock, put forward or back by hand."""
+
+    ahead_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.ahead_ms
+
+
+class HeldRegistry(Registry):
+    """A registry of which a transaction that has read something does not end before it may."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, SystemClock())
+        self.has_read = asyncio.Event()
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        async with super().read() as connection:
+            yield connection
+        self.has_read.set()
+        await self.may_end.wait()
 
 
 class FakePipeline:
@@ -40,6 +71,7 @@ class FakePipeline:
         self.outcome: Exception | None = None
         self.begun: Counter[str] = Counter()
         self.reasons: list[str] = []
+        self.since_ms: list[int] = []
         self.now = self.most = 0
         self.asked = 0
         self.failing = 0
@@ -49,6 +81,7 @@ class FakePipeline:
         assert epoch == 7
         self.begun[target.hash] += 1
         self.reasons.append(reason)
+        self.since_ms.append(since_ms)
         self.now += 1
         self.most = max(self.most, self.now)
         await self._tell()
@@ -78,12 +111,11 @@ class FakePipeline:
 class Bench:
     """Jobs over a fake pipeline and a real registry."""
 
-    def __init__(self, registry: Registry, pipeline: FakePipeline, pulls: int, *, slow: bool) -> None:
+    def __init__(self, registry: Registry, pipeline: FakePipeline, pulls: int, clock: Clock) -> None:
         self.changes = 0
         self.changed = asyncio.Event()
         self.failures: list[CatalogError] = []
         settings = Settings(indexer=IndexerSettings(pulls=pulls))
-        clock = SlowClock() if slow else SystemClock()
         parts = Parts(settings, clock, registry, MemoryStore(), FakeSource())
         self.jobs = Jobs(parts, cast(Pipeline, pipeline), 7, self._note, self.failures.append)
 
@@ -98,8 +130,15 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(here: World, pipeline: FakePipeline, pulls: int = 2, *, slow: bool = False) -> AsyncIterator[Bench]:
-    made = Bench(here.registry, pipeline, pulls, slow=slow)
+async def bench(
+    here: World,
+    pipeline: FakePipeline,
+    pulls: int = 2,
+    *,
+    clock: Clock | None = None,
+    registry: Registry | None = None,
+) -> AsyncIterator[Bench]:
+    made = Bench(registry or here.registry, pipeline, pulls, clock or SystemClock())
     made.jobs.start()
     try:
         yield made
@@ -243,7 +282,7 @@ async def test_a_pull_that_was_given_up_is_not_repeated_at_once(here: World, out
 async def test_a_pull_that_was_given_up_is_repeated_soon(here: World) -> None:
     (hash_,), pipeline = await add(here, 1), FakePipeline()
     pipeline.outcome = StoreError("full")
-    async with bench(here, pipeline, slow=True) as it:
+    async with bench(here, pipeline, clock=SlowClock()) as it:
         await it.jobs.reconcile()
         await it.until_changed()
         pipeline.outcome = None
@@ -289,3 +328,140 @@ async def test_a_stopped_schedule_begins_nothing(here: World) -> None:
         pass
     assert not pipeline.begun
     assert it.failures == []
+
+
+async def ask(here: World, hash_: str, now_ms: int) -> str:
+    async with here.registry.plain() as connection:
+        return await pulls.request(connection, hash_, now_ms)
+
+
+async def pull_rows(here: World) -> dict[str, tuple[str, str | None]]:
+    """The state and the error of every pull, by task."""
+    async with here.registry.read() as connection:
+        return {r.task: (r.state, r.error) for r in await connection.execute(sa.select(schema.pull))}
+
+
+async def test_a_filter_that_is_changed_again_and_again_is_pulled_once_in_its_last_form(here: World) -> None:
+    """What is changed is left alone for a moment; the scheduler lets it pass when the clock is put back."""
+    await here.add("0", {"key": "0"}, catalog_query_uuid=uuid_of("q"))
+    clock, pipeline = HandClock(), FakePipeline()
+    clock.ahead_ms = 3_600_000
+    async with bench(here, pipeline, clock=clock) as it:
+        for n in range(1, 4):
+            await it.jobs.reconcile()
+            await here.add(f"{n}", {"key": f"{n}"}, catalog_query_uuid=uuid_of("q"))
+        await it.jobs.reconcile()
+        await pipeline.until(lambda: pipeline.asked > 1)
+        assert not pipeline.begun
+        clock.ahead_ms = -2 * DEBOUNCE_MS
+        await it.jobs.reconcile()
+        await it.until_changed()
+    assert pipeline.begun == {query_hash({"key": "3"}).hex(): 1}
+
+
+async def test_a_pull_that_somebody_asked_for_is_due_at_once_and_says_since_when(here: World) -> None:
+    """Whether the filter is fresh, or fails and would be left alone for a while."""
+    fresh = await here.add("fresh", {"key": "1"})
+    await here.pull()
+    failing = await here.add("failing", {"key": "2"}, query_title="failing")
+    assert isinstance(here.source, FakeSource)
+    here.source.failure = SourceError("not now")
+    for _ in range(12):
+        assert await here.pull("failing") == [False]
+    pipeline = FakePipeline()
+    async with bench(here, pipeline) as it:
+        await it.jobs.reconcile()
+        await pipeline.until(lambda: pipeline.asked > 1)
+        assert not pipeline.begun
+        asked_ms = SystemClock().now_ms()
+        for since_ms, row in ((asked_ms - 1, fresh), (asked_ms, failing)):
+            await ask(here, row.wanted, since_ms)
+            await it.jobs.reconcile()
+            await it.until_changed()
+            async with here.registry.plain() as connection:  # As the pipeline would.
+                await pulls.dismiss(connection, [row.wanted], since_ms)
+            await it.jobs.reconcile()
+    assert pipeline.begun == {fresh.wanted: 1, failing.wanted: 1}
+    assert pipeline.since_ms == [asked_ms - 1, asked_ms]
+
+
+async def test_a_pull_that_nobody_asked_for_takes_documents_that_keep_the_promise(here: World) -> None:
+    """Pulled again after 20 hours, with documents of up to 4: none is older than 24 hours by then."""
+    await add(here, 2)
+    pipeline, four_hours_ms = FakePipeline(), 4 * 3_600_000
+    before_ms = SystemClock().now_ms()
+    async with bench(here, pipeline) as it:
+        await it.jobs.reconcile()
+        await pipeline.until(lambda: len(pipeline.begun) == 2)
+    for since_ms in pipeline.since_ms:
+        assert before_ms <= since_ms + four_hours_ms <= SystemClock().now_ms()
+
+
+async def test_a_pull_of_what_no_catalog_wants_any_more_has_failed(here: World) -> None:
+    row = await here.add("a", {"key": "1"})
+    task = await ask(here, row.wanted, 5)
+    await here.remove(row.uuid)
+    pipeline = FakePipeline()
+    async with bench(here, pipeline) as it:
+        await it.jobs.reconcile()
+    assert await pull_rows(here) == {task: ("failed", "no catalog wants this filter any more")}
+    assert not pipeline.begun
+
+
+async def test_a_pull_that_is_waited_for_and_that_nobody_has_under_way_begins_again(here: World) -> None:
+    """Its end could not be noted: the registry was out of reach, or another indexer leads by now."""
+    row = await here.add("a", {"key": "1"})
+    await here.pull()
+    async with here.registry.plain() as connection:
+        task = await pulls.start(connection, row.wanted, "due", 5)
+    pipeline = FakePipeline()
+    async with bench(here, pipeline) as it:
+        await it.jobs.reconcile()
+        await pipeline.until(lambda: pipeline.asked > 0)
+        assert not pipeline.begun
+        assert await ask(here, row.wanted, 6) == task
+        await it.jobs.reconcile()
+        await it.until_changed()
+    assert pipeline.begun == {row.wanted: 1}
+
+
+async def test_what_is_under_way_is_left_alone_though_somebody_asks_and_no_catalog_wants_it(here: World) -> None:
+    row = await here.add("a", {"key": "1"})
+    pipeline = FakePipeline()
+    pipeline.gate.clear()
+    async with bench(here, pipeline) as it:
+        await it.jobs.reconcile()
+        await pipeline.until(lambda: pipeline.now == 1)
+        async with here.registry.plain() as connection:
+            task = await pulls.start(connection, row.wanted, "created", 5)
+        assert await ask(here, row.wanted, 6) == task
+        await here.remove(row.uuid)
+        await it.jobs.reconcile()
+        assert await pull_rows(here) == {task: ("running", None)}
+        pipeline.gate.set()
+        await it.until_changed()
+    assert pipeline.begun == {row.wanted: 1}
+
+
+async def test_what_was_read_before_a_pull_ended_does_not_begin_it_again(here: World, tmp_path: Path) -> None:
+    (hash_,), pipeline = await add(here, 1), FakePipeline()
+    registry = HeldRegistry(f"sqlite+aiosqlite:///{tmp_path}/registry.db")
+    pipeline.gate.clear()
+    async with bench(here, pipeline, registry=registry, clock=SlowClock()) as it:
+        await it.jobs.reconcile()
+        await pipeline.until(lambda: pipeline.now == 1)
+        registry.has_read.clear()
+        registry.may_end.clear()
+        reconciling = asyncio.create_task(it.jobs.reconcile())
+        await registry.has_read.wait()
+        assert await here.pull() == [True]  # As the pipeline would.
+        pipeline.gate.set()
+        await it.until_changed()
+        registry.may_end.set()
+        await reconciling
+        for _ in range(2):
+            asked = pipeline.asked
+            await it.jobs.reconcile()
+            await pipeline.until(lambda: pipeline.asked > asked)  # noqa: B023
+    await registry.close()
+    assert pipeline.begun == {hash_: 1}

@@ -1,18 +1,22 @@
 """`serve`, for a moment: over a registry on a file and a store in memory, driven by what it publishes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 
 from indexer.catalog_body import read_catalog
 from indexer.metrics import Metrics
 from indexer.publication import Publication
 from indexer.publish import ForeignStore
 from indexer.registry import Registry, catalogs, lead
-from indexer.service import Role, serve
+from indexer.service import FOLLOW_S, Role, serve
+from indexer.source import Pulled
+from indexer.web import make_app
 from indexer.wiring import Parts
 from sidecar.clock import SystemClock
 from sidecar.contract.index import Index
@@ -22,7 +26,7 @@ from sidecar.errors import StoreError
 from sidecar.settings import IndexerSettings, Settings
 from sidecar.store import Pointer
 from sidecar.store.memory import MemoryStore
-from tests.fakes import FakeClock, FakeSource, catalog_body, course, customer, run, uuid_of
+from tests.fakes import FakeClock, FakeSource, Json, catalog_body, course, customer, run, uuid_of
 from tests.indexer import scripts
 from tests.world import load, verify, world
 
@@ -50,17 +54,74 @@ class FullStore(MemoryStore):
         await super().put(objects)
 
 
-class Running:
-    """One `serve` under way."""
+class SlowSource(FakeSource):
+    """A source that says when it is asked, and answers when the gate is open."""
 
-    def __init__(
-        self, registry: Registry, store: MemoryStore, source: FakeSource, role: Role, metrics: Metrics
-    ) -> None:
-        self.registry = registry
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = asyncio.Event()
+        self.gate = asyncio.Event()
+
+    async def pull(self, content_filter: object, *, since_ms: int = 0) -> Pulled:
+        self.begun.set()
+        await self.gate.wait()
+        return await super().pull(content_filter, since_ms=since_ms)
+
+
+class Wake(asyncio.Event):
+    """A leader's wake that says when the leader waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited_for = asyncio.Event()
+
+    async def wait(self) -> Literal[True]:
+        self.waited_for.set()
+        try:
+            return await super().wait()
+        finally:
+            self.waited_for.clear()
+
+
+class Running:
+    """One `serve` under way, and a client of its API."""
+
+    def __init__(self, parts: Parts, store: MemoryStore, source: FakeSource, role: Role) -> None:
+        self.registry = parts.registry
         self.store = store
         self.source = source
         self.role = role
-        self.metrics = metrics
+        self.metrics = Metrics()
+        publication = Publication(parts.registry)
+        self.task = asyncio.create_task(serve(parts, self.role, publication, self.metrics))
+        self.stopped = False
+        self.client = TestClient(TestServer(make_app(parts, self.role, publication, self.metrics)))
+
+    async def stop(self) -> None:
+        """Ends it in order, as a signal would."""
+        self.stopped = True
+        self.task.cancel()
+        await asyncio.wait({self.task}, timeout=LONG_S)
+        assert self.task.cancelled()
+        assert not self.role.leading
+
+    async def leads(self) -> None:
+        await self.until(lambda _: self.role.leading)
+
+    async def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any, Mapping[str, str]]:
+        async with self.client.request(method, f"/api/v1/{path}", json=body) as response:
+            return response.status, await response.json() if await response.read() else None, response.headers
+
+    async def ended(self, task: str) -> Json:
+        """The pull of a task id, once it has ended."""
+        async with asyncio.timeout(LONG_S):
+            while True:
+                status, pull, _ = await self.ask("GET", f"pulls/{task}/")
+                assert status == 200
+                assert isinstance(pull, dict)
+                if pull["finished"] is not None:
+                    return pull
+                await asyncio.sleep(0.01)
 
     async def add(self, title: str, content_filter: object) -> None:
         async with self.registry.write() as tx:
@@ -84,27 +145,26 @@ async def serving(
     path: Path,
     *,
     store: MemoryStore | None = None,
+    source: FakeSource | None = None,
     registry: Registry | None = None,
     clock: SystemClock | None = None,
+    role: Role | None = None,
     lease_s: float = 5.0,
 ) -> AsyncIterator[Running]:
     """A service that is ended in order afterwards; whatever it has published is whole."""
-    clock, store, source = clock or SystemClock(), store or MemoryStore(), FakeSource()
+    clock, store, source = clock or SystemClock(), store or MemoryStore(), source or FakeSource()
     if registry is None:
         registry = Registry(f"sqlite+aiosqlite:///{path}/registry.db", clock)
         await registry.open()
     parts = Parts(Settings(indexer=IndexerSettings(lease_s=lease_s)), clock, registry, store, source)
-    role, metrics = Role(), Metrics()
-    task = asyncio.create_task(serve(parts, role, Publication(registry), metrics))
+    it = Running(parts, store, source, role or Role())
     try:
-        yield Running(registry, store, source, role, metrics)
-        assert not task.done(), task
+        async with it.client:
+            yield it
+        assert it.stopped or not it.task.done(), it.task
     finally:
-        task.cancel()
-        await asyncio.wait({task}, timeout=LONG_S)
+        await it.stop()
         await registry.close()
-    assert task.cancelled()
-    assert not role.leading
     await verify(store)
 
 
@@ -230,3 +290,98 @@ class BecomesForeign(MemoryStore):
     async def pointer(self) -> Pointer | None:
         self._looks += 1
         return None if self._looks <= 2 else self._foreign
+
+
+async def test_any_indexer_takes_writes_and_the_one_that_leads_publishes_and_pulls(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with serving(tmp_path, store=store) as leader:
+        await leader.leads()
+        async with serving(tmp_path, store=store) as follower:
+            leader.source.courses = [course("A+1", run("a1"))]
+            status, body, headers = await follower.ask("POST", "enterprise-catalogs/", catalog_body("a", COURSES))
+            assert (status, body["uuid"]) == (201, uuid_of("catalog a"))
+            index = await load(store)
+            assert index.root.generation >= int(headers["X-Catalog-Generation"]) > 0
+            assert index.root.clock >= int(headers["X-Catalog-Clock"])
+            assert set(index.catalogs) == {body["uuid"]}
+            await leader.until(served("a"))
+            status, asked, _ = await follower.ask("POST", f"enterprise-catalogs/{body['uuid']}/refresh_metadata")
+            assert status == 200
+            began_s = asyncio.get_running_loop().time()
+            pull = await follower.ended(asked["async_task_id"])
+            assert asyncio.get_running_loop().time() - began_s < 10 * FOLLOW_S
+            assert (pull["state"], pull["reason"], pull["members"], pull["changed"]) == ("passed", "demand", 1, 0)
+            assert follower.source.searches == 0
+            assert not follower.role.leading
+
+
+async def test_a_follower_takes_over_and_answers_go_on(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with serving(tmp_path, store=store, lease_s=0.9) as leader:
+        await leader.leads()
+        async with serving(tmp_path, store=store, lease_s=0.9) as follower:
+            _, _, before = await follower.ask("POST", "enterprise-catalogs/", catalog_body("a", COURSES))
+            await leader.stop()
+            status, _, after = await follower.ask("POST", "enterprise-catalogs/", catalog_body("b", COURSES))
+            assert status == 201
+            assert int(after["X-Catalog-Generation"]) > int(before["X-Catalog-Generation"])
+            assert follower.role.leading
+            assert follower.role.epoch > 1
+            await follower.until(lambda i: served("a")(i) and served("b")(i))
+            # The one that ended in its other half still takes writes.
+            status, _, _ = await leader.ask("DELETE", f"enterprise-catalogs/{uuid_of('catalog a')}/")
+            assert status == 204
+            await follower.until(lambda i: set(i.catalogs) == {uuid_of("catalog b")})
+
+
+async def test_a_pull_that_was_asked_for_outlives_its_leader(tmp_path: Path) -> None:
+    """The next leader pulls under the same task id."""
+    store, source = MemoryStore(), SlowSource()
+    async with serving(tmp_path, store=store, source=source, lease_s=0.9) as leader:
+        await leader.leads()
+        async with serving(tmp_path, store=store, lease_s=0.9) as follower:
+            follower.source.courses = [course("A+1", run("a1"))]
+            _, made, _ = await follower.ask("POST", "enterprise-catalogs/", catalog_body("a", COURSES))
+            path = f"enterprise-catalogs/{made['uuid']}/refresh_metadata"
+            await source.begun.wait()
+            _, asked, _ = await follower.ask("POST", path)
+            assert (await follower.ask("POST", path))[1] == asked
+            _, pull, _ = await leader.ask("GET", f"pulls/{asked['async_task_id']}/")
+            assert pull["state"] == "running"
+            await leader.stop()
+            pull = await follower.ended(asked["async_task_id"])
+            assert (pull["state"], pull["members"]) == ("passed", 1)
+            await follower.until(served("a"))
+
+
+@pytest.mark.parametrize("ticks", range(7))
+async def test_a_stop_in_the_moment_of_a_write_ends_the_service(tmp_path: Path, template: Path, ticks: int) -> None:
+    """However little the one comes after the other."""
+    wake = Wake()
+    async with serving(scripts.copy(template, tmp_path), role=Role(wake=wake)) as it:
+        await it.leads()
+        await wake.waited_for.wait()
+        stopping = asyncio.create_task(it.stop())
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        wake.set()
+        await stopping
+
+
+async def test_many_writes_at_once_do_not_cost_the_lead(tmp_path: Path) -> None:
+    """The leader's signs of life take their turn among them, and the other indexer has no reason to take over."""
+    store = MemoryStore()
+    async with serving(tmp_path, store=store) as leader:
+        await leader.leads()
+        epoch = leader.role.epoch
+        async with serving(tmp_path, store=store) as follower:
+            bodies = [catalog_body(f"{n}", {"key": f"{n % 10}"}) for n in range(150)]
+            answers = await asyncio.gather(
+                *(
+                    it.ask("POST", "enterprise-catalogs/", b)
+                    for b, it in zip(bodies, [leader, follower] * 75, strict=True)
+                )
+            )
+            assert {status for status, _, _ in answers} == {201}
+            assert (leader.role.leading, leader.role.epoch, follower.role.leading) == (True, epoch, False)
+            await leader.until(lambda i: len(i.catalogs) == 150)

@@ -131,6 +131,9 @@ def test_json_errors_are_told_in_the_words_of_python(body: bytes, text: str | No
 
 def test_what_python_takes_is_taken() -> None:
     assert parse_json(b'["\\ud800", 123456789012345678901234567890]') == ["\ud800", 123456789012345678901234567890]
+    for number in (2**63, 2**64 - 1, 2**64, -(2**63) - 1, 10**30):
+        (read,) = parse_json(b"[%d]" % number)
+        assert (read, type(read)) == (number, int)
 
 
 @given(st.text())

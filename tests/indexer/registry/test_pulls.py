@@ -305,3 +305,84 @@ async def test_pulls_are_forgotten_after_a_month_but_the_last_of_each_filter(her
         assert await pulls.prune(connection, clock.now_ms() + 2 * pulls.PULLS_KEPT_MS) == 1
     left = sorted((p.requested_ms - first_ms, p.state) for p in await rows(here, schema.pull))
     assert left == [(-first_ms, "running"), (0, "passed"), (60_000, "passed")]
+
+
+class TestRequests:
+    HASH = "a" * 32
+
+    async def ask(self, here: World, now_ms: int, hash_: str = HASH) -> str:
+        async with here.registry.plain() as connection:
+            return await pulls.request(connection, hash_, now_ms)
+
+    async def start(self, here: World, reason: str, now_ms: int) -> str:
+        async with here.registry.plain() as connection:
+            return await pulls.start(connection, self.HASH, reason, now_ms)
+
+    async def waited_for(self, here: World) -> dict[str, int]:
+        async with here.registry.read() as connection:
+            return await pulls.requested(connection)
+
+    async def look_up(self, here: World, task: str) -> pulls.Pull:
+        async with here.registry.read() as connection:
+            found = await pulls.look_up(connection, task)
+        assert found is not None
+        return found
+
+    async def test_have_one_task_until_its_pull_ends(self, here: World, clock: FakeClock) -> None:
+        task = await self.ask(here, 1)
+        assert await self.ask(here, 2) == task
+        assert await self.ask(here, 2, "b" * 32) != task
+        assert await self.start(here, "due", 3) == task
+        assert await self.ask(here, 4) == task
+        assert (await self.look_up(here, task)).state == "running"
+        async with here.registry.plain() as connection:
+            await pulls.give_up(connection, self.HASH, "full", clock.now_ms(), here.epoch)
+        assert await self.ask(here, 5) != task
+
+    async def test_are_waited_for_since_they_came(self, here: World) -> None:
+        assert await self.waited_for(here) == {}
+        await self.ask(here, 1)
+        await self.ask(here, 2, "b" * 32)
+        await self.ask(here, 3)
+        assert await self.waited_for(here) == {self.HASH: 1, "b" * 32: 2}
+
+    async def test_that_join_a_pull_are_waited_for_like_others(self, here: World) -> None:
+        task = await self.start(here, "due", 1)
+        assert await self.waited_for(here) == {}
+        assert await self.ask(here, 2) == task
+        assert await self.waited_for(here) == {self.HASH: 1}
+
+    async def test_outlive_the_leader_that_had_begun(self, here: World, clock: FakeClock) -> None:
+        """Under one task id, whether they came before or during the pull; what nobody waits for is abandoned."""
+        task = await self.ask(here, 1)
+        for _ in range(2):
+            assert await self.start(here, "due", 2) == task
+            async with here.registry.plain() as connection:
+                nobodys = await pulls.start(connection, "b" * 32, "due", 2)
+                await pulls.abandon(connection, clock.now_ms())
+            found = await self.look_up(here, task)
+            assert (found.state, found.reason, found.requested_ms) == ("requested", "demand", 1)
+            assert (await self.look_up(here, nobodys)).state == "abandoned"
+
+    async def test_that_were_cut_off_are_taken_over_by_the_next_pull_of_the_filter(self, here: World) -> None:
+        """Nothing is left behind that later requests would join and wait for in vain."""
+        task = await self.start(here, "due", 1)
+        assert await self.start(here, "due", 2) == task
+        assert len(await rows(here, schema.pull)) == 1
+
+    async def test_that_are_dismissed_have_failed(self, here: World) -> None:
+        task, other = await self.ask(here, 1), await self.ask(here, 1, "b" * 32)
+        async with here.registry.plain() as connection:
+            await pulls.dismiss(connection, [self.HASH, "c" * 32], 9)
+        found = await self.look_up(here, task)
+        assert (found.state, found.finished_ms) == ("failed", 9)
+        assert found.error == "no catalog wants this filter any more"
+        assert (await self.look_up(here, other)).state == "requested"
+
+    async def test_for_a_filter_that_is_no_object_end_with_its_pull(self, here: World) -> None:
+        row = await here.add("a", "no object")
+        task = await self.ask(here, 1, row.wanted)
+        assert await here.pull() == [False]
+        found = await self.look_up(here, task)
+        assert (found.state, found.members) == ("passed", 0)
+        assert await self.waited_for(here) == {}
