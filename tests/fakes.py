@@ -1,5 +1,6 @@
 """Fakes that tests pass in: a clock that is set by hand, a source over a corpus in memory, and content to put in it."""
 
+import asyncio
 import json
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -75,6 +76,20 @@ class FakeSource:
 
     async def close(self) -> None:
         pass
+
+
+class SlowSource(FakeSource):
+    """A source that says when it is asked, and answers when the gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = asyncio.Event()
+        self.gate = asyncio.Event()
+
+    async def pull(self, content_filter: object, *, since_ms: int = 0) -> Pulled:
+        self.begun.set()
+        await self.gate.wait()
+        return await super().pull(content_filter, since_ms=since_ms)
 
 
 def run(key: str, *, active: bool = True, restricted: bool = False) -> Json:

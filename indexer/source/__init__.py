@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from indexer.documents import Item
+from sidecar.contract.words import canonical_uuid
 
 
 class SourceError(Exception):
@@ -42,6 +43,21 @@ class CustomerDetails:
     portal: bool
     name: str
     modified: str
+
+
+def read_customer(details: object, what: str) -> CustomerDetails:
+    """The details in the LMS's document of a customer. Raises SourceError, beginning with `what`, for another shape."""
+    if not isinstance(details, dict):
+        raise SourceError(f"{what}: it is {details!r:.80}, and not an object")
+    uuid = details.get("uuid")
+    canonical = canonical_uuid(uuid) if isinstance(uuid, str) else None
+    if canonical is None:
+        raise SourceError(f"{what}: its uuid is {uuid!r:.80}")
+    slug, name, modified = (details.get(field) for field in ("slug", "name", "modified"))
+    portal = details.get("enable_learner_portal")
+    if not (isinstance(slug, str) and isinstance(name, str) and isinstance(modified, str) and isinstance(portal, bool)):
+        raise SourceError(f"{what}: slug, name and modified must be texts, and enable_learner_portal a boolean")
+    return CustomerDetails(canonical, slug, portal, name, modified)
 
 
 class Source(Protocol):

@@ -15,8 +15,8 @@ import orjson
 
 from indexer.documents import BadDocument, Document, Item, is_let_in, item, without_restricted
 from indexer.filters import FIELDS, FilterError, allowed_restricted_runs, compile_filter, forced_courses
-from indexer.source import CustomerDetails, Pulled, SourceError, Unpullable
-from sidecar.contract.words import ContentType, canonical_uuid
+from indexer.source import CustomerDetails, Pulled, SourceError, Unpullable, read_customer
+from sidecar.contract.words import ContentType
 
 _PARTS = ("courses", "programs", "pathways", "reviews", "customers")
 
@@ -52,7 +52,8 @@ def read_corpus(text: bytes, where: str) -> Corpus:
             _entries(corpus), key=lambda e: (e.fields["aggregation_key"], str(e.fields.get("start") or ""))
         )
         courses = {e.plain.key: e for e in entries if e.plain.type is ContentType.COURSE}
-        return Corpus(entries, courses, {c.uuid: c for c in map(_customer, corpus["customers"])})
+        customers = [read_customer(c, f"{where}: customer {n}") for n, c in enumerate(corpus["customers"])]
+        return Corpus(entries, courses, {c.uuid: c for c in customers})
     except (KeyError, TypeError, AttributeError, BadDocument) as error:
         raise SourceError(f"{where}: {type(error).__name__}: {error}") from error
 
@@ -146,12 +147,3 @@ def _entry(search_: Document, full: Document | None = None, review: Document | N
     if any(run.restricted for run in shown.runs):
         plain = item(without_restricted(search_), without_restricted(full) if full else None, review)
     yield Entry({field: search_[field] for field in FIELDS if field in search_}, plain, shown)
-
-
-def _customer(details: dict[str, Any]) -> CustomerDetails:
-    uuid = canonical_uuid(details["uuid"])
-    texts = [details[name] for name in ("slug", "name", "modified")]
-    portal = details["enable_learner_portal"]
-    if uuid is None or not all(isinstance(text, str) for text in texts) or not isinstance(portal, bool):
-        raise TypeError(f"customer {details['uuid']!r}: uuid, slug, name, modified are texts, the portal is a boolean")
-    return CustomerDetails(uuid, texts[0], portal, texts[1], texts[2])

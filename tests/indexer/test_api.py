@@ -25,12 +25,12 @@ from indexer.publication import Publication
 from indexer.registry import Registry, catalogs, pulls
 from indexer.registry.pulls import Target
 from indexer.service import Role
-from indexer.source import Pulled, SourceError
+from indexer.source import SourceError
 from indexer.source.file import FileSource
 from indexer.wiring import Parts
 from sidecar.contract.words import query_hash
 from sidecar.settings import Settings
-from tests.fakes import FakeClock, FakeSource, Json, catalog_body, course, run, uuid_of
+from tests.fakes import FakeClock, FakeSource, Json, SlowSource, catalog_body, course, run, uuid_of
 from tests.indexer import scripts
 from tests.world import World, world
 
@@ -627,20 +627,6 @@ class TestARefresh:
             assert (answer.status, list(answer.body)) == (404, ["detail"])
         answer = await caller.ask("POST", f"{path_of('a')}refresh_metadata")
         assert (answer.status, answer.body) == (404, NO_CATALOG)
-
-
-class SlowSource(FakeSource):
-    """A source that says when it is asked, and answers when the gate is open."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun = asyncio.Event()
-        self.gate = asyncio.Event()
-
-    async def pull(self, content_filter: object, *, since_ms: int = 0) -> Pulled:
-        self.begun.set()
-        await self.gate.wait()
-        return await super().pull(content_filter, since_ms=since_ms)
 
 
 async def test_many_writes_at_once_are_all_made_within_seconds(here: World) -> None:

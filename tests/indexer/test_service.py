@@ -15,7 +15,6 @@ from indexer.publication import Publication
 from indexer.publish import ForeignStore
 from indexer.registry import Registry, catalogs, lead
 from indexer.service import FOLLOW_S, Role, serve
-from indexer.source import Pulled
 from indexer.web import make_app
 from indexer.wiring import Parts
 from sidecar.clock import SystemClock
@@ -26,7 +25,7 @@ from sidecar.errors import StoreError
 from sidecar.settings import IndexerSettings, Settings
 from sidecar.store import Pointer
 from sidecar.store.memory import MemoryStore
-from tests.fakes import FakeClock, FakeSource, Json, catalog_body, course, customer, run, uuid_of
+from tests.fakes import FakeClock, FakeSource, Json, SlowSource, catalog_body, course, customer, run, uuid_of
 from tests.indexer import scripts
 from tests.world import load, verify, world
 
@@ -52,20 +51,6 @@ class FullStore(MemoryStore):
             self.refusals -= 1
             raise StoreError("full")
         await super().put(objects)
-
-
-class SlowSource(FakeSource):
-    """A source that says when it is asked, and answers when the gate is open."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun = asyncio.Event()
-        self.gate = asyncio.Event()
-
-    async def pull(self, content_filter: object, *, since_ms: int = 0) -> Pulled:
-        self.begun.set()
-        await self.gate.wait()
-        return await super().pull(content_filter, since_ms=since_ms)
 
 
 class Wake(asyncio.Event):

@@ -82,10 +82,10 @@ async def test_asking_takes_nothing_from_discoverys_budget(fake: FakeDiscovery) 
 @pytest.mark.parametrize(
     "answer, reason",
     [
-        (["Acme"], r"the answer is \['Acme'\], and not an object"),
-        ({}, "the answer is about None"),
-        ({"uuid": 5}, "the answer is about 5"),
-        ({"uuid": uuid_of("Other")}, "the answer is about '"),
+        (["Acme"], r"it is \['Acme'\], and not an object"),
+        ({}, "its uuid is None"),
+        ({"uuid": 5}, "its uuid is 5"),
+        ({"uuid": uuid_of("Other")}, "the answer is about "),
         ({"slug": None}, "must be texts"),
         ({"name": 5}, "must be texts"),
         ({"modified": None}, "must be texts"),
