@@ -7,11 +7,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format check lock clean
+.PHONY: help run test test-databases lint format check lock clean
 
 help:
 	@echo 'make run     start the demo: an indexer and a sidecar on loopback, until Ctrl-C'
 	@echo 'make test    run all tests; PYTEST_ARGS="-k name" narrows them'
+	@echo 'make test-databases'
+	@echo '             run those of the registry on PostgreSQL and on MariaDB, which must be installed'
 	@echo 'make lint    check style (ruff), types (mypy) and the Dockerfile (hadolint)'
 	@echo 'make format  put the code into that style'
 	@echo 'make check   lint, then test'
@@ -25,6 +27,10 @@ run: $(VENV)/installed
 
 test: $(VENV)/installed
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Each on a server of its own, in a temporary folder: a server that runs here already is left alone.
+test-databases: $(VENV)/installed
+	@$(BIN)/python -m tests.databases $(PYTEST_ARGS)
 
 lint: $(VENV)/installed
 	@$(BIN)/ruff check --quiet .

@@ -18,6 +18,7 @@ from sidecar.contract.objects import ObjectType
 from sidecar.contract.records import Record, open_record
 from sidecar.store import Pointer, Store
 from sidecar.store.memory import MemoryStore
+from tests.databases import databases
 from tests.fakes import FakeClock, FakeSource, catalog_body
 
 
@@ -87,7 +88,7 @@ async def world(
     """A world in a folder. Afterwards the published tree, if there is one, must be whole."""
     clock = clock or FakeClock()
     store = store or MemoryStore()
-    registry = Registry(f"sqlite+aiosqlite:///{path}/registry.db", clock)
+    registry = Registry(await databases.url(path), clock)
     try:
         await registry.open()
         here = World(registry, store, source or FakeSource(), clock)

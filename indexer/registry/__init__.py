@@ -6,6 +6,7 @@ its epoch there, too, and is refused if another leads by now.
 """
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -27,7 +28,14 @@ from sidecar.errors import CatalogError
 MIGRATIONS: Final = Path(__file__).resolve().parent.parent / "migrations"
 BUSY_TIMEOUT_S: Final = 30.0
 MAX_IN: Final = 500
+JOURNAL_ATTEMPTS: Final = 20
+# Of a server. Writers take turns at the row of state: they want no snapshot from before their turn, and none of the
+# locks on gaps that MySQL and MariaDB keep for one, over which writers of other rows deadlock.
 _ONE_STATE: Final = {"isolation_level": "REPEATABLE READ"}
+_LATEST: Final = {"isolation_level": "READ COMMITTED", "pool_pre_ping": True}
+# What a process that migrates holds, on PostgreSQL and on MySQL and MariaDB.
+_MIGRATING: Final = 0xCA7A106
+_MIGRATING_NAME: Final = sa.func.concat("catalog-migrating-", sa.func.md5(sa.func.database()))
 
 
 class RegistryError(CatalogError):
@@ -69,13 +77,15 @@ class Registry:
             sa.event.listen(self._engine.sync_engine, "connect", self._note_thread)
             sa.event.listen(self._engine.sync_engine, "connect", _set_up_sqlite)
             sa.event.listen(self._engine.sync_engine, "begin", _begin_sqlite)
+        elif self._url.get_backend_name() == "postgresql":
+            sa.event.listen(self._engine.sync_engine, "connect", _set_up_postgresql)
 
     async def open(self) -> None:
         """Makes or migrates the tables. Several processes may do so at once."""
         async with self._errors():
             if self._sqlite and self._url.database:
                 Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
-        async with self.plain() as connection:
+        async with self.plain() as connection, _alone(connection):
             await connection.run_sync(_migrate)
 
     async def close(self) -> None:
@@ -114,9 +124,9 @@ class Registry:
                 yield writing
 
     def _make_engine(self) -> AsyncEngine:
-        arguments = {"timeout": BUSY_TIMEOUT_S} if self._sqlite else {}
+        arguments: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S}} if self._sqlite else _LATEST
         try:
-            return create_async_engine(self._url, connect_args=arguments, pool_pre_ping=not self._sqlite)
+            return create_async_engine(self._url, **arguments)
         except ImportError as error:
             extra = self._url.get_backend_name()
             raise RegistryError(
@@ -131,9 +141,28 @@ class Registry:
     async def _errors(self) -> AsyncIterator[None]:
         try:
             yield
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, OSError, UnicodeError) as error:
             # The driver's own words: SQLAlchemy's are pages long, statement and parameters included.
             raise RegistryError(f"registry {self._shown}: {getattr(error, 'orig', None) or error}") from error
+
+
+@asynccontextmanager
+async def _alone(connection: AsyncConnection) -> AsyncIterator[None]:
+    """Until the end of the block, or of the transaction, nobody else migrates; on SQLite the transaction sees to it."""
+    match connection.dialect.name:
+        case "postgresql":
+            await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATING)))
+            yield
+        case "mysql" | "mariadb":
+            # Its DDL commits, so a transaction holds nothing; what a session holds ends with a lost connection.
+            if not await connection.scalar(sa.select(sa.func.get_lock(_MIGRATING_NAME, BUSY_TIMEOUT_S))):
+                raise RegistryError(f"another process has been migrating the registry for {BUSY_TIMEOUT_S:g} s")
+            try:
+                yield
+            finally:
+                await connection.execute(sa.select(sa.func.release_lock(_MIGRATING_NAME)))
+        case _:
+            yield
 
 
 def _migrate(connection: sa.Connection) -> None:
@@ -147,9 +176,25 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
     """Leaves transactions to us, so that readers see one state; and lets readers and a writer work side by side."""
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+    # Of several that give a new file this journal at once, SQLite refuses some without letting them wait.
+    for left in reversed(range(JOURNAL_ATTEMPTS)):
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError:
+            if not left:
+                raise
+    for pragma in ("synchronous = FULL", "foreign_keys = ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _set_up_postgresql(connection: Any, _record: object) -> None:
+    """Plans every statement for the tables as they are: a plan from when they were empty would read all rows."""
+    cursor = connection.cursor()
+    cursor.execute("SET plan_cache_mode = force_custom_plan")
+    cursor.close()
+    connection.commit()
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -1,12 +1,14 @@
 """The registry's tables. What they mean is written here; how they are made is in `indexer/migrations`.
 
-Nothing here is understood by one database alone: SQLite, PostgreSQL and MySQL/MariaDB get the same tables. Text that
-is compared byte by byte says so for MySQL, whose default collation would not. Times are milliseconds since 1970.
+Nothing here is understood by one database alone: SQLite, PostgreSQL and MySQL/MariaDB get the same tables. All text
+is Unicode and compared byte by byte, trailing spaces included; MySQL and MariaDB, whose defaults are none of this, are
+told so for every column. Times are milliseconds since 1970.
+
 Every row that a generation shows carries `clock`: the value of the registry's clock at its last change, so that a
 reader asks for what is newer than it has.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -21,7 +23,12 @@ from sqlalchemy import (
     Table,
     Text,
 )
-from sqlalchemy.dialects.mysql import LONGBLOB, LONGTEXT, VARCHAR
+from sqlalchemy.dialects.mysql import LONGBLOB, LONGTEXT, VARBINARY, VARCHAR
+from sqlalchemy.dialects.mysql.base import MySQLDialect
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+CHARSET: Final = "utf8mb4"
 
 metadata: Final = MetaData(
     naming_convention={
@@ -33,19 +40,47 @@ metadata: Final = MetaData(
 )
 
 
-def _exact(length: int) -> String:
-    exact = VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
-    return String(length).with_variant(exact, "mysql", "mariadb")
+class Exact(TypeDecorator[str]):
+    """Text of at most so many characters, compared byte by byte."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length)
+        self.length = length
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if isinstance(dialect, MySQLDialect):
+            return VARCHAR(self.length, charset=CHARSET, collation=_collation(dialect))
+        return String(self.length)
+
+
+class LongText(TypeDecorator[str]):
+    """Text of any length."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if isinstance(dialect, MySQLDialect):
+            return LONGTEXT(charset=CHARSET, collation=_collation(dialect))
+        return Text()
+
+
+def _collation(dialect: MySQLDialect) -> str:
+    """The one that pads nothing, which the two call differently: to utf8mb4_bin, 'a' and 'a ' are the same."""
+    return "utf8mb4_nopad_bin" if dialect.is_mariadb else "utf8mb4_0900_bin"
 
 
 def _number() -> BigInteger:
     return BigInteger().with_variant(Integer, "sqlite")
 
 
-UUID: Final = _exact(36)
-HASH: Final = _exact(32)
-DIGEST: Final = LargeBinary(32)
-LONG_TEXT: Final = Text().with_variant(LONGTEXT, "mysql", "mariadb")
+UUID: Final = Exact(36)
+HASH: Final = Exact(32)
+DIGEST: Final = LargeBinary(32).with_variant(VARBINARY(32), "mysql", "mariadb")
+LONG_TEXT: Final = LongText()
 LONG_BYTES: Final = LargeBinary().with_variant(LONGBLOB, "mysql", "mariadb")
 
 # One row: the clock, who leads, and with which build documents were rendered.
@@ -56,9 +91,9 @@ state: Final = Table(
     Column("clock", BigInteger, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("beat", BigInteger, nullable=False),
-    Column("holder", String(255)),
+    Column("holder", Exact(255)),
     Column("lease_ms", BigInteger, nullable=False),
-    Column("renderer", String(128), nullable=False),
+    Column("renderer", Exact(128), nullable=False),
 )
 
 # A saved content filter. `hash` is what its catalogs want; `serving` what they serve until the first pull passes.
@@ -67,7 +102,7 @@ catalog_query: Final = Table(
     metadata,
     Column("id", _number(), primary_key=True),
     Column("uuid", UUID, nullable=False, unique=True),
-    Column("title", String(255), unique=True),
+    Column("title", Exact(255), unique=True),
     Column("content_filter", LONG_TEXT, nullable=False),
     Column("hash", HASH, nullable=False, unique=True),
     Column("serving", HASH),
@@ -84,9 +119,9 @@ catalog: Final = Table(
     metadata,
     Column("number", _number(), primary_key=True),
     Column("uuid", UUID, nullable=False, unique=True),
-    Column("title", String(255), nullable=False),
+    Column("title", Exact(255), nullable=False),
     Column("customer", UUID, nullable=False, index=True),
-    Column("customer_name", String(255), nullable=False),
+    Column("customer_name", Exact(255), nullable=False),
     Column("course_modes", LONG_TEXT, nullable=False),
     Column("audit_urls", Boolean, nullable=False),
     Column("query_id", _number(), ForeignKey("catalog_query.id"), nullable=False, index=True),
@@ -105,8 +140,8 @@ catalog_history: Final = Table(
     Column("clock", BigInteger, nullable=False, index=True),
     Column("at_ms", BigInteger, nullable=False),
     Column("catalog", UUID, nullable=False, index=True),
-    Column("action", String(16), nullable=False),
-    Column("who", String(255), nullable=False),
+    Column("action", Exact(16), nullable=False),
+    Column("who", Exact(255), nullable=False),
     Column("record", LONG_TEXT, nullable=False),
     sqlite_autoincrement=True,
 )
@@ -116,9 +151,9 @@ customer: Final = Table(
     "customer",
     metadata,
     Column("uuid", UUID, primary_key=True),
-    Column("slug", String(255)),
+    Column("slug", Exact(255)),
     Column("portal", Boolean, nullable=False),
-    Column("name", String(255), nullable=False),
+    Column("name", Exact(255), nullable=False),
     Column("modified_ms", BigInteger, nullable=False),
     Column("pulled_at_ms", BigInteger, nullable=False),
     Column("clock", BigInteger, nullable=False, index=True),
@@ -130,7 +165,7 @@ content: Final = Table(
     "content",
     metadata,
     Column("ordinal", BigInteger, primary_key=True, autoincrement=False),
-    Column("content_key", _exact(255), nullable=False, unique=True),
+    Column("content_key", Exact(255), nullable=False, unique=True),
     Column("type", SmallInteger, nullable=False),
     Column("parent", BigInteger, index=True),
     Column("uuid", UUID),
@@ -178,8 +213,8 @@ pull: Final = Table(
     metadata,
     Column("task", UUID, primary_key=True),
     Column("hash", HASH, nullable=False, index=True),
-    Column("reason", String(16), nullable=False),
-    Column("state", String(16), nullable=False, index=True),
+    Column("reason", Exact(16), nullable=False),
+    Column("state", Exact(16), nullable=False, index=True),
     Column("requested_ms", BigInteger, nullable=False),
     Column("finished_ms", BigInteger),
     Column("members", Integer),
@@ -199,6 +234,6 @@ generation: Final = Table(
     Column("published_at_ms", BigInteger, nullable=False),
     Column("objects", Integer, nullable=False),
     Column("bytes", BigInteger, nullable=False),
-    Column("producer", String(64), nullable=False),
+    Column("producer", Exact(64), nullable=False),
     Column("moved", Boolean, nullable=False),
 )

@@ -22,6 +22,7 @@ from sidecar.errors import Fenced, StoreError
 from sidecar.store import Pointer
 from sidecar.store.memory import MemoryStore
 from sidecar.store.sqlite import SqliteStore
+from tests.databases import databases
 from tests.fakes import FakeClock, FakeSource, course, customer, program, run, uuid_of
 from tests.indexer import scripts
 from tests.world import World, verify, world
@@ -458,8 +459,8 @@ class TestAFailure:
         wanted = None
         while failed:
             n += 1
-            scripts.copy(template, tmp_path / f"{n}")
-            registry = scripts.FlakyRegistry(f"sqlite+aiosqlite:///{tmp_path}/{n}/registry.db", clock)
+            url = await databases.url(scripts.copy(template, tmp_path / f"{n}"))
+            registry = scripts.FlakyRegistry(url, clock)
             await registry.open()
             here = World(registry, MemoryStore(), FakeSource(), clock)
             await here.lead()

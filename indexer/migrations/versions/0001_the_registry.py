@@ -4,17 +4,14 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
+from indexer.registry.schema import Exact, LongText
+
 revision = "0001"
 down_revision = None
 
 _NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-_LONG_TEXT = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+_DIGEST = sa.LargeBinary(32).with_variant(mysql.VARBINARY(32), "mysql", "mariadb")
 _LONG_BYTES = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
-
-
-def _exact(length: int) -> sa.String:
-    exact = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
-    return sa.String(length).with_variant(exact, "mysql", "mariadb")
 
 
 def upgrade() -> None:
@@ -23,10 +20,10 @@ def upgrade() -> None:
         sa.Column("id", _NUMBER, nullable=False),
         sa.Column("clock", sa.BigInteger(), nullable=False),
         sa.Column("at_ms", sa.BigInteger(), nullable=False),
-        sa.Column("catalog", _exact(36), nullable=False),
-        sa.Column("action", sa.String(length=16), nullable=False),
-        sa.Column("who", sa.String(length=255), nullable=False),
-        sa.Column("record", _LONG_TEXT, nullable=False),
+        sa.Column("catalog", Exact(36), nullable=False),
+        sa.Column("action", Exact(16), nullable=False),
+        sa.Column("who", Exact(255), nullable=False),
+        sa.Column("record", LongText(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_catalog_history"),
         sqlite_autoincrement=True,
     )
@@ -36,11 +33,11 @@ def upgrade() -> None:
     op.create_table(
         "catalog_query",
         sa.Column("id", _NUMBER, nullable=False),
-        sa.Column("uuid", _exact(36), nullable=False),
-        sa.Column("title", sa.String(length=255), nullable=True),
-        sa.Column("content_filter", _LONG_TEXT, nullable=False),
-        sa.Column("hash", _exact(32), nullable=False),
-        sa.Column("serving", _exact(32), nullable=True),
+        sa.Column("uuid", Exact(36), nullable=False),
+        sa.Column("title", Exact(255), nullable=True),
+        sa.Column("content_filter", LongText(), nullable=False),
+        sa.Column("hash", Exact(32), nullable=False),
+        sa.Column("serving", Exact(32), nullable=True),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
         sa.Column("modified_ms", sa.BigInteger(), nullable=False),
         sa.Column("clock", sa.BigInteger(), nullable=False),
@@ -55,13 +52,13 @@ def upgrade() -> None:
     op.create_table(
         "content",
         sa.Column("ordinal", sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.Column("content_key", _exact(255), nullable=False),
+        sa.Column("content_key", Exact(255), nullable=False),
         sa.Column("type", sa.SmallInteger(), nullable=False),
         sa.Column("parent", sa.BigInteger(), nullable=True),
-        sa.Column("uuid", _exact(36), nullable=True),
+        sa.Column("uuid", Exact(36), nullable=True),
         sa.Column("restricted", sa.Boolean(), nullable=False),
         sa.Column("active", sa.Boolean(), nullable=False),
-        sa.Column("metadata", sa.LargeBinary(length=32), nullable=True),
+        sa.Column("metadata", _DIGEST, nullable=True),
         sa.Column("modified_ms", sa.BigInteger(), nullable=False),
         sa.Column("clock", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("ordinal", name="pk_content"),
@@ -72,10 +69,10 @@ def upgrade() -> None:
 
     op.create_table(
         "customer",
-        sa.Column("uuid", _exact(36), nullable=False),
-        sa.Column("slug", sa.String(length=255), nullable=True),
+        sa.Column("uuid", Exact(36), nullable=False),
+        sa.Column("slug", Exact(255), nullable=True),
         sa.Column("portal", sa.Boolean(), nullable=False),
-        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("name", Exact(255), nullable=False),
         sa.Column("modified_ms", sa.BigInteger(), nullable=False),
         sa.Column("pulled_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("clock", sa.BigInteger(), nullable=False),
@@ -87,7 +84,7 @@ def upgrade() -> None:
         "document",
         sa.Column("ordinal", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("variant", sa.SmallInteger(), autoincrement=False, nullable=False),
-        sa.Column("digest", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("digest", _DIGEST, nullable=False),
         sa.Column("body", _LONG_BYTES, nullable=False),
         sa.Column("clock", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("ordinal", "variant", name="pk_document"),
@@ -98,27 +95,27 @@ def upgrade() -> None:
         "generation",
         sa.Column("generation", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("epoch", sa.BigInteger(), nullable=False),
-        sa.Column("digest", sa.LargeBinary(length=32), nullable=False),
-        sa.Column("parent", sa.LargeBinary(length=32), nullable=True),
+        sa.Column("digest", _DIGEST, nullable=False),
+        sa.Column("parent", _DIGEST, nullable=True),
         sa.Column("clock", sa.BigInteger(), nullable=False),
         sa.Column("published_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("objects", sa.Integer(), nullable=False),
         sa.Column("bytes", sa.BigInteger(), nullable=False),
-        sa.Column("producer", sa.String(length=64), nullable=False),
+        sa.Column("producer", Exact(64), nullable=False),
         sa.Column("moved", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("generation", name="pk_generation"),
     )
     op.create_table(
         "pull",
-        sa.Column("task", _exact(36), nullable=False),
-        sa.Column("hash", _exact(32), nullable=False),
-        sa.Column("reason", sa.String(length=16), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("task", Exact(36), nullable=False),
+        sa.Column("hash", Exact(32), nullable=False),
+        sa.Column("reason", Exact(16), nullable=False),
+        sa.Column("state", Exact(16), nullable=False),
         sa.Column("requested_ms", sa.BigInteger(), nullable=False),
         sa.Column("finished_ms", sa.BigInteger(), nullable=True),
         sa.Column("members", sa.Integer(), nullable=True),
         sa.Column("changed", sa.Integer(), nullable=True),
-        sa.Column("error", _LONG_TEXT, nullable=True),
+        sa.Column("error", LongText(), nullable=True),
         sa.PrimaryKeyConstraint("task", name="pk_pull"),
     )
     op.create_index("ix_pull_hash", "pull", ["hash"])
@@ -126,8 +123,8 @@ def upgrade() -> None:
 
     op.create_table(
         "result",
-        sa.Column("hash", _exact(32), nullable=False),
-        sa.Column("content_filter", _LONG_TEXT, nullable=False),
+        sa.Column("hash", Exact(32), nullable=False),
+        sa.Column("content_filter", LongText(), nullable=False),
         sa.Column("state", sa.SmallInteger(), nullable=False),
         sa.Column("members", _LONG_BYTES, nullable=True),
         sa.Column("restricted_members", _LONG_BYTES, nullable=True),
@@ -135,8 +132,8 @@ def upgrade() -> None:
         sa.Column("pulled_at_ms", sa.BigInteger(), nullable=True),
         sa.Column("tried_at_ms", sa.BigInteger(), nullable=True),
         sa.Column("failures", sa.Integer(), nullable=False),
-        sa.Column("task", _exact(36), nullable=True),
-        sa.Column("error", _LONG_TEXT, nullable=True),
+        sa.Column("task", Exact(36), nullable=True),
+        sa.Column("error", LongText(), nullable=True),
         sa.Column("clock", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("hash", name="pk_result"),
     )
@@ -148,19 +145,19 @@ def upgrade() -> None:
         sa.Column("clock", sa.BigInteger(), nullable=False),
         sa.Column("epoch", sa.BigInteger(), nullable=False),
         sa.Column("beat", sa.BigInteger(), nullable=False),
-        sa.Column("holder", sa.String(length=255), nullable=True),
+        sa.Column("holder", Exact(255), nullable=True),
         sa.Column("lease_ms", sa.BigInteger(), nullable=False),
-        sa.Column("renderer", sa.String(length=128), nullable=False),
+        sa.Column("renderer", Exact(128), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_state"),
     )
     op.create_table(
         "catalog",
         sa.Column("number", _NUMBER, nullable=False),
-        sa.Column("uuid", _exact(36), nullable=False),
-        sa.Column("title", sa.String(length=255), nullable=False),
-        sa.Column("customer", _exact(36), nullable=False),
-        sa.Column("customer_name", sa.String(length=255), nullable=False),
-        sa.Column("course_modes", _LONG_TEXT, nullable=False),
+        sa.Column("uuid", Exact(36), nullable=False),
+        sa.Column("title", Exact(255), nullable=False),
+        sa.Column("customer", Exact(36), nullable=False),
+        sa.Column("customer_name", Exact(255), nullable=False),
+        sa.Column("course_modes", LongText(), nullable=False),
         sa.Column("audit_urls", sa.Boolean(), nullable=False),
         sa.Column("query_id", _NUMBER, nullable=False),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,8 +136,8 @@ class TestCreating:
         assert row.query_title == "first"
         assert await create(registry, "b", COURSES, query_title="second") == (row, False)
 
-    async def test_many_at_once_get_one_query(self, tmp_path: Path, registry: Registry, clock: FakeClock) -> None:
-        other = Registry(f"sqlite+aiosqlite:///{tmp_path}/registry.db", clock)
+    async def test_many_at_once_get_one_query(self, registry_url: str, registry: Registry, clock: FakeClock) -> None:
+        other = Registry(registry_url, clock)
         try:
             made = await asyncio.gather(
                 *(create(with_, f"{n}", COURSES) for n in range(5) for with_ in (registry, other))

@@ -1,7 +1,6 @@
 """Leadership in the registry: taken by compare-and-set on what was seen, renewed, left; one epoch at a time."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
@@ -39,8 +38,8 @@ async def test_a_sign_of_life_since_it_was_seen_keeps_the_lead(registry: Registr
     assert (await lead.observe(registry)).holder == "a"
 
 
-async def test_of_many_who_saw_the_same_lease_one_takes_it(tmp_path: Path, registry: Registry) -> None:
-    others = [Registry(f"sqlite+aiosqlite:///{tmp_path}/registry.db", FakeClock()) for _ in range(4)]
+async def test_of_many_who_saw_the_same_lease_one_takes_it(registry_url: str, registry: Registry) -> None:
+    others = [Registry(registry_url, FakeClock()) for _ in range(4)]
     seen = await lead.observe(registry)
     try:
         epochs = await asyncio.gather(*(lead.take(each, seen, f"{n}", 15.0) for n, each in enumerate(others)))
