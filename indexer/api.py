@@ -13,6 +13,7 @@ Any indexer answers; the one that leads publishes.
 import json
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, Final
 
 import structlog
@@ -27,12 +28,12 @@ from indexer.registry.schema import catalog
 from indexer.service import Role
 from indexer.wiring import Parts
 from sidecar.contract.words import canonical_uuid, iso_time
+from sidecar.intake import BODY_S, absolute_url, raw_query, receive
 from sidecar.pages import asked_page
 from sidecar.parameters import JSON_TYPE, Refusal, catalog_uuid, fields, pairs
 
 PUBLISHED_WITHIN_S: Final = 5.0
 RETRY_AFTER_S: Final = 5
-MAX_BODY_BYTES: Final = 2_621_440
 MAX_PAGE_SIZE: Final = 1000
 NO_CATALOG: Final = "No EnterpriseCatalog matches the given query."
 WHO: Final = "api"
@@ -43,13 +44,22 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class CatalogApi:
     """The handlers, over one registry."""
 
-    def __init__(self, parts: Parts, role: Role, publication: Publication, *, within_s: float = PUBLISHED_WITHIN_S):
-        """A write waits `within_s` seconds for its publication."""
+    def __init__(
+        self,
+        parts: Parts,
+        role: Role,
+        publication: Publication,
+        *,
+        within_s: float = PUBLISHED_WITHIN_S,
+        body_s: float = BODY_S,
+    ) -> None:
+        """A write waits `within_s` seconds for its publication, and `body_s` for its body."""
         self._registry = parts.registry
         self._clock = parts.clock
         self._role = role
         self._publication = publication
         self._within_s = within_s
+        self._body_s = body_s
 
     def routes(self) -> list[web.RouteDef]:
         """All of them, for aiohttp's router."""
@@ -71,9 +81,9 @@ class CatalogApi:
         """A page of the catalogs, in order of creation."""
         async with self._registry.read() as connection:
             rows = await catalogs.select(connection, *_of_customer(request))
-            page = asked_page(len(rows), dict(_query(request)), max_size=MAX_PAGE_SIZE)
+            page = asked_page(len(rows), dict(pairs(raw_query(request))), max_size=MAX_PAGE_SIZE)
             shown = await _documents(connection, page.cut(rows))
-        url = f"{request.scheme}://{request.host}{request.raw_path}"
+        url = absolute_url(request)
         return web.json_response(
             {"count": page.count, "next": page.next(url), "previous": page.previous(url), "results": shown}
         )
@@ -86,7 +96,7 @@ class CatalogApi:
 
     async def create(self, request: web.Request) -> web.Response:
         """Makes a catalog: 201; the same body again is 200, another one for its uuid 409."""
-        body = read_catalog(await _body(request))
+        body = read_catalog(await _body(request, self._body_s))
         async with self._registry.write() as tx:
             row, made = await catalogs.create(tx, body, WHO)
             document = (await _documents(tx.connection, [row]))[0]
@@ -140,7 +150,7 @@ class CatalogApi:
         uuid = catalog_uuid(request.match_info["uuid"])
         async with self._registry.read() as connection:
             await _named(connection, request)  # Whoever asks: what does not exist is said before what is wrong.
-        wanted = read_fields(await _body(request), whole=whole)
+        wanted = read_fields(await _body(request, self._body_s), whole=whole)
         async with self._registry.write() as tx:
             await _named(tx.connection, request)
             row = await catalogs.change(tx, uuid, wanted, WHO)
@@ -166,7 +176,11 @@ async def answered(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except Refusal as refusal:
-        return _json(refusal.status, refusal.body)
+        response = _json(refusal.status, refusal.body)
+        if refusal.status == HTTPStatus.REQUEST_TIMEOUT:
+            # What may still come of the body is no next request.
+            response.force_close()
+        return response
     except BadCatalog as bad:
         return _json(400, bad.body)
     except QueryClash as clash:
@@ -180,8 +194,11 @@ async def answered(request: web.Request, handler: Handler) -> web.StreamResponse
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
         return response
     except web.HTTPMethodNotAllowed as error:
+        allow = {"Allow": ", ".join(sorted({*error.allowed_methods, "OPTIONS"}))}
+        if error.method == "OPTIONS":
+            return web.Response(status=204, headers=allow)
         response = _json(405, {"detail": f'Method "{error.method}" not allowed.'})
-        response.headers["Allow"] = ", ".join(sorted({*error.allowed_methods, "OPTIONS"}))
+        response.headers.update(allow)
         return response
     except web.HTTPException as error:
         return _json(error.status, {"detail": "Not found." if error.status == 404 else error.reason})
@@ -192,19 +209,16 @@ async def answered(request: web.Request, handler: Handler) -> web.StreamResponse
         return _json(500, {"detail": "A server error occurred.", "request_id": request_id})
 
 
-async def _body(request: web.Request) -> object:
-    if "Content-Encoding" in request.headers:
-        # A compressed body that is cut looks like a short one.
-        raise Refusal(415, {"detail": "Send the body uncompressed."})
+async def _body(request: web.Request, body_s: float) -> object:
     content_type = request.headers.get("Content-Type", "")
-    given = fields(content_type, await request.read())
+    given = fields(content_type, await receive(request, body_s))
     is_form = not content_type.lower().startswith(JSON_TYPE)
     return from_form(given) if is_form and isinstance(given, Mapping) else given
 
 
 def _of_customer(request: web.Request) -> list[Any]:
     """The condition that `enterprise_customer` in the query string sets, on a list as on a single catalog."""
-    given = dict(_query(request)).get("enterprise_customer")
+    given = dict(pairs(raw_query(request))).get("enterprise_customer")
     if not given:
         return []
     customer = canonical_uuid(given)
@@ -219,10 +233,6 @@ async def _named(connection: AsyncConnection, request: web.Request) -> Registere
     if not rows:
         raise NoSuchCatalog(f"no catalog {uuid}")
     return rows[0]
-
-
-def _query(request: web.Request) -> list[tuple[str, str]]:
-    return pairs(request.raw_path.partition("?")[2])
 
 
 async def _documents(connection: AsyncConnection, rows: Sequence[RegisteredCatalog]) -> list[dict[str, Any]]:

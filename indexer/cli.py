@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
 import click
-from aiohttp import web
 
 from indexer import build as building
 from indexer import demo as demonstration
@@ -41,6 +40,7 @@ from sidecar import __version__
 from sidecar.clock import SystemClock
 from sidecar.contract.words import canonical_uuid
 from sidecar.errors import CatalogError
+from sidecar.intake import runner_of
 from sidecar.log import configure
 from sidecar.settings import Settings, SettingsError, load
 from sidecar.sockets import CannotListen, listening
@@ -88,9 +88,7 @@ def serve(config: Path | None, adopt: bool) -> None:
     async def run(parts: Parts) -> None:
         role, publication, metrics = Role(), Publication(parts.registry), Metrics()
         indexer = settings.indexer
-        # Compressed bodies are refused; they are not unpacked before that.
-        app = make_app(parts, role, publication, metrics)
-        runner = web.AppRunner(app, access_log=None, auto_decompress=False)
+        runner = runner_of(make_app(parts, role, publication, metrics))
         async with listening(runner, indexer.host, indexer.port, section="indexer"):
             await serve_for_ever(parts, role, publication, metrics, adopt=adopt)
 

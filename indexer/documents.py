@@ -6,7 +6,7 @@ what it stores. A document that does not even name itself is refused: a pull is 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import orjson
 
@@ -80,10 +80,10 @@ def is_let_in(search: Document) -> bool:
 def content_key(search: Document) -> str:
     """The content key of a search/all document. Raises BadDocument if it has none that fits."""
     key = search.get("key") or search.get("uuid")
-    if not isinstance(key, str) or len(key) > MAX_KEY_LENGTH:
+    if not _is_key(key):
         shown = search.get("aggregation_key") or search.get("title")
         raise BadDocument(
-            f"document {shown!r}: its key is {key!r}; a text of at most {MAX_KEY_LENGTH} characters is needed"
+            f"document {shown!r}: its key is {key!r}; a text of 1 to {MAX_KEY_LENGTH} characters is needed, without NUL"
         )
     return key
 
@@ -92,7 +92,7 @@ def content_type(search: Document) -> tuple[ContentType, str | None]:
     """The type of a search/all document and the key of a run's course, as its aggregation key says."""
     aggregation_key = search.get("aggregation_key")
     kind, colon, rest = aggregation_key.partition(":") if isinstance(aggregation_key, str) else ("", "", "")
-    if kind not in _TYPES or not colon or not 0 < len(rest) <= MAX_KEY_LENGTH:
+    if kind not in _TYPES or not colon or not _is_key(rest):
         raise BadDocument(f"document {content_key(search)!r}: its aggregation_key is {aggregation_key!r}")
     return _TYPES[kind], rest if kind == "courserun" else None
 
@@ -149,10 +149,15 @@ def _runs(merged: Document) -> tuple[Run, ...]:
     found = []
     for run in merged.get("course_runs") or ():
         key = run.get("key") if isinstance(run, Mapping) else None
-        if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY_LENGTH:
+        if not _is_key(key):
             raise BadDocument(f"course {content_key(merged)!r}: a run in course_runs has the key {key!r}")
         found.append(Run(key, _uuid(run), bool(run.get("restriction_type")), is_active(run)))
     return tuple(found)
+
+
+def _is_key(value: object) -> TypeGuard[str]:
+    """Whether every database can hold it."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_KEY_LENGTH and "\0" not in value
 
 
 def _uuid(document: Document) -> str | None:

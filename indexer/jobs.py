@@ -47,10 +47,10 @@ class Jobs:
         self._slots = asyncio.Semaphore(parts.settings.indexer.pulls)
         self._pulling: set[str] = set()
         self._meanwhile: set[str] = set()
-        self._not_before_ms: dict[str, int] = {}
+        self._not_before_s: dict[str, float] = {}
         self._given_up: dict[str, int] = {}
         self._requested: dict[str, int] = {}
-        self._no_details_before_ms = 0
+        self._no_details_before_s = 0.0
         self._scheduled: dict[str, int] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -98,14 +98,14 @@ class Jobs:
             del self._scheduled[hash_]
             with suppress(JobLookupError):  # It may be about to begin.
                 self._scheduler.remove_job(hash_)
-        for hash_ in self._not_before_ms.keys() - targets.keys():
-            del self._not_before_ms[hash_]
+        for hash_ in self._not_before_s.keys() - targets.keys():
+            del self._not_before_s[hash_]
             self._given_up.pop(hash_, None)
         for hash_, target in targets.items():
             if hash_ not in self._meanwhile:
                 self._schedule(target)
         # While they are asked for, and while some fail, the interval alone says when they are asked for again.
-        if self._parts.clock.now_ms() >= self._no_details_before_ms:
+        if self._parts.clock.monotonic() >= self._no_details_before_s:
             self._scheduler.modify_job("customers", next_run_time=datetime.now(UTC))
 
     def _schedule(self, target: Target) -> None:
@@ -113,7 +113,8 @@ class Jobs:
         due_ms = due_at_ms(target, self._parts.settings.indexer.refresh_s, now_ms)
         if target.hash in self._requested:
             due_ms = now_ms
-        due_ms = max(now_ms, due_ms, self._not_before_ms.get(target.hash, 0))
+        pause_s = self._not_before_s.get(target.hash, 0.0) - self._parts.clock.monotonic()
+        due_ms = max(now_ms + max(0, round(pause_s * 1000)), due_ms)
         if self._scheduled.get(target.hash) == due_ms:
             return
         self._scheduler.add_job(
@@ -154,12 +155,12 @@ class Jobs:
         finally:
             self._pulling.discard(target.hash)
             if ended:
-                self._not_before_ms.pop(target.hash, None)
+                self._not_before_s.pop(target.hash, None)
                 self._given_up.pop(target.hash, None)
             else:  # The result knows of no failure: whatever it was, it is not repeated at once.
                 self._given_up[target.hash] = tries = self._given_up.get(target.hash, 0) + 1
                 pause_s = min(FIRST_RETRY_S << min(tries - 1, 20), LONGEST_PAUSE_S)
-                self._not_before_ms[target.hash] = self._parts.clock.now_ms() + pause_s * 1000
+                self._not_before_s[target.hash] = self._parts.clock.monotonic() + pause_s
             self._changed()
 
     def _promised_ms(self) -> int:
@@ -181,7 +182,7 @@ class Jobs:
         if self._stopping:
             return
         now_ms = self._parts.clock.now_ms()
-        self._no_details_before_ms = now_ms + DETAILS_EVERY_S * 1000
+        self._no_details_before_s = self._parts.clock.monotonic() + DETAILS_EVERY_S
         try:
             failed = await self._pipeline.details(self._epoch, now_ms - self._parts.settings.indexer.refresh_s * 1000)
         except (StoreError, RegistryError) as error:
@@ -190,7 +191,7 @@ class Jobs:
             self._failed(error)
         else:
             if not failed:
-                self._no_details_before_ms = 0
+                self._no_details_before_s = 0.0
 
     @contextmanager
     def _job(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from indexer.api import MAX_BODY_BYTES, CatalogApi, answered
+from indexer.api import CatalogApi, answered
 from indexer.metrics import Metrics
 from indexer.publication import Publication
 from indexer.registry import RegistryError
@@ -15,6 +15,7 @@ from indexer.status import Status, status
 from indexer.wiring import Parts
 from sidecar import __version__
 from sidecar.contract.words import PullState
+from sidecar.intake import MAX_BODY_BYTES
 
 
 def make_app(parts: Parts, role: Role, publication: Publication, metrics: Metrics) -> web.Application:

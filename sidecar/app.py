@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final
 
 import structlog
 from aiohttp import web
@@ -19,6 +18,7 @@ from sidecar.follow import Follower
 from sidecar.forward import Forwarder
 from sidecar.handlers import api_routes
 from sidecar.health import Health, StoreStatus, report
+from sidecar.intake import MAX_BODY_BYTES, runner_of
 from sidecar.memory import Memory
 from sidecar.metrics import Metrics
 from sidecar.settings import Settings
@@ -26,11 +26,6 @@ from sidecar.sockets import listening
 from sidecar.store import Store
 from sidecar.tiers import Tiers
 
-# Whole baskets are asked about in one query string.
-MAX_LINE_BYTES: Final = 64 * 1024
-# Today's service takes bodies of 2.5 MiB.
-MAX_BODY_BYTES: Final = 2_621_440
-SHUTDOWN_S: Final = 5.0
 _log = structlog.get_logger(__name__)
 
 
@@ -85,21 +80,6 @@ class Sidecar:
         await self.tiers.close()
         await self.disk.close()
         await self._store.close()
-
-
-def runner_of(app: web.Application) -> web.AppRunner:
-    """What speaks HTTP for the application, within its bounds."""
-    return web.AppRunner(
-        app,
-        access_log=None,
-        # Compressed bodies are refused; they are not unpacked before that.
-        auto_decompress=False,
-        # A write goes on when its caller hangs up.
-        handler_cancellation=False,
-        max_line_size=MAX_LINE_BYTES,
-        max_field_size=MAX_LINE_BYTES,
-        shutdown_timeout=SHUTDOWN_S,
-    )
 
 
 async def serve(settings: Settings, store: Store, clock: Clock, stop: asyncio.Event) -> None:

@@ -14,7 +14,8 @@ from sidecar.contract.index import Catalog
 from sidecar.contract.words import canonical_uuid, iso_time
 from sidecar.current import Generation
 from sidecar.errors import UnknownCatalog
-from sidecar.handlers import Reads, Route, absolute_url, raw_query
+from sidecar.handlers import Reads, Route
+from sidecar.intake import absolute_url, raw_query
 from sidecar.lookup import Answer
 from sidecar.pages import asked_page
 from sidecar.parameters import Refusal, catalog_uuid, pairs

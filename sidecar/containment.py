@@ -6,7 +6,8 @@ from aiohttp import web
 
 from sidecar.current import Generation
 from sidecar.errors import UnknownCatalog
-from sidecar.handlers import Reads, Route, raw_query
+from sidecar.handlers import Reads, Route
+from sidecar.intake import raw_query
 from sidecar.lookup import Answer, catalog_contains, catalogs_containing, customer_contains, filter_content_items
 from sidecar.parameters import NO_IDS, Refusal, catalog_uuid, customer_uuid, filter_body, ids
 

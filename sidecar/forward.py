@@ -86,6 +86,7 @@ class Forwarder:
         self._deadlines = deadlines
         self._waiting: set[asyncio.Timeout] = set()
         self._stopping = False
+        self._answers = True
 
     async def forward(self, request: web.Request) -> web.Response:
         """The answer to a write whose body has arrived. Raises Refusal if the indexer gave none."""
@@ -97,6 +98,9 @@ class Forwarder:
         # Of a broken chunk aiohttp's parsers say HttpProcessingError, or nothing at all until the deadline.
         except (_BrokenOffError, ClientError, HttpProcessingError, OSError) as error:
             raise self._without_answer("unknown", UNKNOWN, error) from error
+        if not self._answers:
+            self._answers = True
+            _log.info("the indexer answers again")
         answer = web.Response(status=reply.status, body=reply.body, headers=reply.headers)
         self._metrics.writes.labels(await self._outcome(reply, answer, until_s)).inc()
         return answer
@@ -176,8 +180,10 @@ class Forwarder:
 
     def _without_answer(self, outcome: str, detail: str, error: Exception) -> Refusal:
         self._metrics.writes.labels(outcome).inc()
-        # Not the error's text: some quote the url, and with it the caller's query.
-        _log.warning("a write got no answer from the indexer", outcome=outcome, error=type(error).__name__)
+        if self._answers:
+            self._answers = False
+            # Not the error's text: some quote the url, and with it the caller's query.
+            _log.warning("a write got no answer from the indexer", outcome=outcome, error=type(error).__name__)
         return Refusal(503, {"detail": detail})
 
 

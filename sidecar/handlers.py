@@ -12,7 +12,6 @@ X-Catalog-Published     pending: the write was made, and no generation that show
 Retry-After             seconds, where it cannot be told, or done, yet (503).
 """
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -26,15 +25,12 @@ from sidecar.current import Current, Generation
 from sidecar.errors import CatalogError, NotReady, UnknownCatalog
 from sidecar.forward import Forwarder
 from sidecar.health import age_s
+from sidecar.intake import BODY_S, raw_query, receive
 from sidecar.lookup import Answer
 from sidecar.parameters import FORM_TYPE, JSON_TYPE, MULTIPART_TYPE, Refusal, catalog_uuid, negotiate, pairs
 
 # A first pull takes seconds to minutes, and so does a start without a disk copy.
 RETRY_AFTER_S: Final = 5
-# How long a body may take, from its head to its last byte: whoever sends slower holds a connection, and memory.
-BODY_S: Final = 10.0
-# As nginx counts those who hang up before they have their answer; nobody is there to read it.
-CLIENT_GONE: Final = 499
 # The order in which Allow has always named them.
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
@@ -106,7 +102,7 @@ class Handler:
             if reads is None or request.method not in reads.methods:
                 raise Refusal(405, {"detail": f'Method "{request.method}" not allowed.'})
             if request.method == "POST":
-                await _receive(request, self._body_s)
+                await receive(request, self._body_s)
             question = await reads.question(request, self._restricted)
             generation = self._current.generation
             if generation is None:
@@ -143,7 +139,7 @@ class WriteHandler:
             if "uuid" in request.match_info:
                 # Nothing but a uuid is put into a path that another process is asked for.
                 catalog_uuid(request.match_info["uuid"])
-            await _receive(request, self._body_s)
+            await receive(request, self._body_s)
             answer = await self._forwarder.forward(request)
         except Refusal as refusal:
             return _refusal(refusal.status, refusal.body, self._headers)
@@ -177,32 +173,6 @@ def api_routes(
             if route.redirects:
                 definitions.append(web.route("*", slashless, redirect))
     return definitions
-
-
-def raw_query(request: web.Request) -> str:
-    """The query string as it was sent."""
-    # Not request.query: its parser has turned every plus into a space.
-    return request.raw_path.partition("?")[2]
-
-
-def absolute_url(request: web.Request) -> str:
-    """The url of the request as its sender sees it, by the Host header; the query as it was sent."""
-    return f"{request.scheme}://{request.host}{request.rel_url.raw_path}?{raw_query(request)}"
-
-
-async def _receive(request: web.Request, body_s: float) -> None:
-    """Waits for the body; `request.read()` has it from then on."""
-    encoding = request.headers.get("Content-Encoding")
-    if encoding is not None:
-        # A compressed body that is cut looks like a short one, and would get a wrong answer.
-        raise Refusal(415, {"detail": f'Unsupported content encoding "{encoding}" in request.'})
-    try:
-        async with asyncio.timeout(body_s):
-            await request.read()
-    except TimeoutError as error:
-        raise Refusal(408, {"detail": f"The body did not arrive within {body_s:g} s."}) from error
-    except OSError as error:
-        raise Refusal(CLIENT_GONE, {"detail": "The client has gone."}) from error
 
 
 def _headers(route: Route) -> dict[str, str]:

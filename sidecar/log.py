@@ -11,6 +11,9 @@ from sidecar.settings import LogSettings
 
 # They tell every step, some with the data that pass through them.
 _TALKATIVE: Final = ("aiosqlite", "alembic", "apscheduler", "asyncio", "sqlalchemy")
+# It tells of every request that is no HTTP, with a traceback and the beginning of what came: of a token, perhaps. What
+# goes wrong in a handler is caught and logged where requests enter.
+_INDISCREET: Final = "aiohttp.server"
 _SHARED: Final[tuple[Processor, ...]] = (
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
@@ -44,3 +47,4 @@ def configure(settings: LogSettings) -> None:
     root.setLevel(settings.level.upper())
     for library in _TALKATIVE:
         logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger(_INDISCREET).setLevel(logging.CRITICAL)

@@ -189,7 +189,9 @@ class SourceSettings(Section):
     kind: Literal["file", "discovery"] = setting("file", "A corpus file on disk, or course-discovery over HTTP.")
     path: str = setting("corpus.json", 'The corpus, for kind "file".', NOT_EMPTY)
     url: str = setting("", 'Base URL of course-discovery, for kind "discovery".', HTTP_URL_OR_NONE)
-    oauth_url: str = setting("", "Where access tokens for course-discovery are issued.", HTTP_URL_OR_NONE)
+    oauth_url: str = setting(
+        "", "What issues access tokens, such as https://LMS/oauth2/access_token.", HTTP_URL_OR_NONE
+    )
     oauth_client_id: str = setting("", "Client id that access tokens are asked for with.")
     oauth_client_secret: str = setting("", "Secret of that client.", secret=True)
     restricted_runs: bool = setting(True, "Also pull restricted runs, for the queries that allow them.")

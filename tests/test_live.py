@@ -4,8 +4,10 @@ import asyncio
 import json
 import shutil
 import signal
+import sqlite3
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -315,15 +317,18 @@ async def test_what_a_killed_indexer_had_committed_is_published_by_the_next(tmp_
         (sidecar,), (indexer,) = it.sidecars, it.indexers
         await create(sidecar, "a", COURSES)
         await it.settle()
-        writing = asyncio.create_task(create(sidecar, "b", COURSES))
+        # While somebody else writes to the store, nothing can be published.
+        with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as store:
+            store.execute("BEGIN IMMEDIATE")
+            writing = asyncio.create_task(create(sidecar, "b", COURSES))
 
-        async def committed() -> bool:
-            return len(await it.registered()) == 2
+            async def committed() -> bool:
+                return len(await it.registered()) == 2
 
-        await indexer.until(committed)
-        await indexer.end(signal.SIGKILL)
-        status, body, headers = await writing
-        assert status == 201 or (status == 503 and "Retry-After" in headers), body
+            await indexer.until(committed)
+            await indexer.end(signal.SIGKILL)
+            status, body, headers = await writing
+        assert (status, "Retry-After" in headers, "cannot be told" in body["detail"]) == (503, True, True)
         await indexer.start()
 
         async def published() -> bool:

@@ -17,6 +17,10 @@ TAKES: Final = 3
 RETAKE_DELAY_S: Final = 10.0
 """Ties are broken differently by each replica of a search index, and by the same one after its next refresh."""
 
+MOST_GROWTH: Final = 2
+MOST_MORE: Final = 1000
+"""A listing that has grown to twice what it was at its first page, and more, while it was read: it may never end."""
+
 T = TypeVar("T")
 
 
@@ -75,7 +79,7 @@ async def whole(listing: Listing[T], clock: Clock) -> dict[str, T]:
 async def _take(listing: Listing[T], *, last: bool) -> _Take[T]:
     """Page after page until `next` is null. A take that repeats or moves ends there, unless it is the last one."""
     take: _Take[T] = _Take()
-    turn = Turn()
+    turn, first_count = Turn(), 0
     while True:
         where = f"{listing.what} page {turn.number}"
         count, next_, results = _read_page(await listing.ask(turn), where)
@@ -90,6 +94,11 @@ async def _take(listing: Listing[T], *, last: bool) -> _Take[T]:
             return take
         if next_ is None:
             return take
+        first_count = count if turn.number == 1 else first_count
+        if take.seen > MOST_GROWTH * first_count + MOST_MORE:
+            raise SourceError(
+                f"{where}: it goes on after {take.seen} results, and the first page's `count` was {first_count}"
+            )
         if not results:
             raise SourceError(f"{where}: it is empty after {take.seen} results, and `next` is not null")
         turn = Turn(turn.number + 1, take.seen, next_)

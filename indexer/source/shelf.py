@@ -56,10 +56,13 @@ class Shelf:
         missing: list[str] = []
         for key in dict.fromkeys(keys):
             kept = self._kept.get(key)
-            if kept is not None and kept.fetched_ms >= oldest_ms:
+            if kept is not None and kept.fetched_ms > now_ms:
+                # By a clock that was wrong: nothing is known of how old it is.
+                del self._kept[key]
+            elif kept is not None and kept.fetched_ms >= oldest_ms:
                 found[key] = kept.body
-            else:
-                missing.append(key)
+                continue
+            missing.append(key)
         for answer in await self._land(self._flights_for(missing, oldest_ms, tally)):
             found |= {key: answer[key] for key in missing if key in answer}
         return found

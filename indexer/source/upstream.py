@@ -28,6 +28,8 @@ HOUR_S: Final = 3600.0
 """Discovery throttles by the hour, so no honest Retry-After is longer; and the window of the budget."""
 TOKEN_MARGIN_S: Final = 60.0
 SHOWN_CHARACTERS: Final = 200
+MAX_BODY_BYTES: Final = 128 * 1024 * 1024
+"""A page has 100 documents, of which the largest known is 1 MB."""
 
 
 class Refused(SourceError):
@@ -54,11 +56,12 @@ class Limits:
     retries: int = 4
     concurrency: int = 4
     requests_per_hour: int = 0
+    body_bytes: int = MAX_BODY_BYTES
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Request:
-    """One thing to ask, `what` being its name in messages. `secret` is part of it and must not come back in them."""
+    """One thing to ask, `what` being its name in messages. If it is secret, nothing of its answer is shown in them."""
 
     what: str
     method: str
@@ -66,7 +69,7 @@ class Request:
     params: Mapping[str, str] = field(default_factory=dict)
     json: bytes | None = None
     form: Mapping[str, str] | None = None
-    secret: str = ""
+    is_secret: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,7 @@ class Door:
                 headers=headers,
                 allow_redirects=False,
             ) as response:
-                body = await response.read()
+                body = await _bounded(response, request.what, self._limits.body_bytes)
                 return _Answer(response.status, response.headers.get("Retry-After"), body, token)
         except TimeoutError as error:
             raise _Passing(f"no answer within {self._limits.timeout_s:g} s") from error
@@ -172,9 +175,8 @@ class Door:
             try:
                 return orjson.loads(answer.body)
             except orjson.JSONDecodeError as error:
-                shown = _beginning(answer, request.secret)
-                raise _Passing(f"{status}, and a body that is not JSON", shown) from error
-        shown = _beginning(answer, request.secret)
+                raise _Passing(f"{status}, and a body that is not JSON", _beginning(request, answer)) from error
+        shown = _beginning(request, answer)
         if answer.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
             pause_s = _retry_after_s(answer.retry_after, self._clock.now_ms())
             if pause_s is not None:
@@ -234,7 +236,7 @@ class Tokens:
             "client_secret": self._client_secret,
             "token_type": "jwt",
         }
-        request = Request("access token", "POST", self._path, form=form, secret=self._client_secret)
+        request = Request("access token", "POST", self._path, form=form, is_secret=True)
         try:
             issued = await self._door.ask(request, Tally())
         except Refused as refused:
@@ -280,11 +282,22 @@ def _retry_after_s(value: str | None, now_ms: int) -> float | None:
     return min(max(moment.timestamp() - now_ms / 1000, 0.0), HOUR_S)
 
 
-def _beginning(answer: _Answer, secret: str) -> str:
+async def _bounded(response: aiohttp.ClientResponse, what: str, most: int) -> bytes:
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > most:
+            raise SourceError(f"{what}: an answer of more than {most} bytes")
+    return bytes(body)
+
+
+def _beginning(request: Request, answer: _Answer) -> str:
+    """What an answer begins with, for messages; nothing of an answer to a secret, which may be another one."""
+    if request.is_secret:
+        return ""
     text = answer.body.decode("utf-8", "replace")
-    for hidden in (answer.token, secret):
-        if hidden:
-            text = text.replace(hidden, "***")
+    if answer.token:
+        text = text.replace(answer.token, "***")
     text = " ".join(text.split())
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 

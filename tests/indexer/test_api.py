@@ -19,7 +19,7 @@ import pytest
 from aiohttp import FormData, web
 from aiohttp.test_utils import TestClient, TestServer
 
-from indexer.api import MAX_BODY_BYTES, CatalogApi, answered
+from indexer.api import CatalogApi, answered
 from indexer.catalog_body import read_catalog
 from indexer.publication import Publication
 from indexer.registry import Registry, catalogs, pulls
@@ -29,6 +29,7 @@ from indexer.source import SourceError
 from indexer.source.file import FileSource
 from indexer.wiring import Parts
 from sidecar.contract.words import query_hash
+from sidecar.intake import BODY_S, MAX_BODY_BYTES
 from sidecar.settings import Settings
 from tests.fakes import FakeClock, FakeSource, Json, SlowSource, catalog_body, course, run, uuid_of
 from tests.indexer import scripts
@@ -83,12 +84,14 @@ class Caller:
 
 
 @asynccontextmanager
-async def calling(here: World, *, within_s: float = 0.0, registry: Registry | None = None) -> AsyncIterator[Caller]:
+async def calling(
+    here: World, *, within_s: float = 0.0, body_s: float = BODY_S, registry: Registry | None = None
+) -> AsyncIterator[Caller]:
     """A caller of an API over a world's registry, or another one."""
     parts = Parts(Settings(), here.clock, registry or here.registry, here.store, here.source)
     role, publication = Role(), Publication(parts.registry)
     app = web.Application(middlewares=[answered], client_max_size=MAX_BODY_BYTES)
-    app.add_routes(CatalogApi(parts, role, publication, within_s=within_s).routes())
+    app.add_routes(CatalogApi(parts, role, publication, within_s=within_s, body_s=body_s).routes())
     async with TestClient(TestServer(app)) as client:
         yield Caller(client, role, publication)
 
@@ -430,6 +433,15 @@ class TestARequestThatCannotBeTaken:
         for encoding, body in (("gzip", gzip.compress(b"{}")), ("identity", b"{}")):
             answer = await caller.ask("POST", CATALOGS, data=body, headers={"Content-Encoding": encoding})
             assert (answer.status, list(answer.body)) == (415, ["detail"])
+
+    async def test_that_arrives_too_slowly_is_408(self, here: World) -> None:
+        async def slowly() -> AsyncIterator[bytes]:
+            yield b"{"
+            await asyncio.Event().wait()
+
+        async with calling(here, body_s=0.05) as caller:
+            answer = await caller.ask("POST", CATALOGS, data=slowly(), headers={"Content-Type": "application/json"})
+        assert (answer.status, answer.body) == (408, {"detail": "The body did not arrive within 0.05 s."})
 
     async def test_for_its_size_is_413(self, here: World, caller: Caller) -> None:
         async def pieces() -> AsyncIterator[bytes]:

@@ -49,7 +49,7 @@ class TestNames:
         assert content_key({"key": "A+1", "uuid": "u"}) == "A+1"
         assert content_key({"key": "", "uuid": "u"}) == content_key({"uuid": "u"}) == "u"
 
-    @pytest.mark.parametrize("key", [None, "", 5, ["A+1"], {"a": 1}, "x" * (MAX_KEY_LENGTH + 1)])
+    @pytest.mark.parametrize("key", [None, "", 5, ["A+1"], {"a": 1}, "a\0", "x" * (MAX_KEY_LENGTH + 1)])
     def test_a_document_without_a_fitting_key_is_refused_by_its_other_name(self, key: object) -> None:
         with pytest.raises(BadDocument, match="document 'course:A': its key is"):
             content_key({"key": key, "aggregation_key": "course:A"})
@@ -70,7 +70,8 @@ class TestNames:
         assert content_type({"key": "k", "aggregation_key": aggregation_key}) == (kind, parent)
 
     @pytest.mark.parametrize(
-        "aggregation_key", [None, 5, "", "course", "course:", ":A", "person:p", "Course:A", "courserun:" + "x" * 256]
+        "aggregation_key",
+        [None, 5, "", "course", "course:", ":A", "person:p", "Course:A", "courserun:" + "x" * 256, "course:\0"],
     )
     def test_another_aggregation_key_is_refused(self, aggregation_key: object) -> None:
         with pytest.raises(BadDocument, match="document 'k': its aggregation_key is"):
@@ -102,7 +103,9 @@ class TestItems:
         upper = uuid_of("a").replace("-", "").upper()
         assert item({"key": "k", "aggregation_key": "course:k", "uuid": upper}).uuid == uuid_of("a")
 
-    @pytest.mark.parametrize("entry", [None, "a1", 5, {}, {"key": None}, {"key": ""}, {"key": "x" * 256}, ["a1"]])
+    @pytest.mark.parametrize(
+        "entry", [None, "a1", 5, {}, {"key": None}, {"key": ""}, {"key": "x" * 256}, {"key": "\0"}, ["a1"]]
+    )
     def test_a_nested_run_without_a_key_is_refused_by_its_course(self, entry: object) -> None:
         with pytest.raises(BadDocument, match="course 'A': a run in course_runs has the key"):
             item({"key": "A", "aggregation_key": "course:A", "course_runs": [entry]})

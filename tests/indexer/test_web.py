@@ -1,11 +1,14 @@
 """The indexer's HTTP side, asked over a real socket."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.web import Application, Request
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from indexer.metrics import Metrics
 from indexer.publication import Publication
@@ -13,7 +16,9 @@ from indexer.service import Role
 from indexer.web import make_app
 from indexer.wiring import Parts
 from sidecar import __version__
+from sidecar.intake import runner_of
 from sidecar.settings import Settings
+from sidecar.sockets import listening
 from sidecar.store.memory import MemoryStore
 from tests.fakes import FakeClock, FakeSource
 from tests.indexer import scripts
@@ -109,3 +114,41 @@ async def test_nothing_else_is_there(client: Client) -> None:
         assert response.status == 404
     async with client.post("/health") as response:
         assert response.status == 405
+
+
+@pytest.fixture
+async def port(here: World, role: Role, metrics: Metrics) -> AsyncIterator[int]:
+    """Where the app answers as `serve` runs it."""
+    parts = Parts(Settings(), here.clock, here.registry, here.store, here.source)
+    runner = runner_of(make_app(parts, role, Publication(parts.registry), metrics))
+    async with listening(runner, "127.0.0.1", 0, section="indexer") as bound:
+        yield bound.port
+
+
+async def test_what_a_sidecar_takes_in_is_taken_from_it(port: int) -> None:
+    """Its bounds are the same: a header of 20 KB, a query of 40."""
+    headers, query = {"X-Request-ID": "r" * 20_000}, "enterprise_customer=&zz=" + "q" * 40_000
+    async with ClientSession() as session:
+        url = f"http://127.0.0.1:{port}/api/v1/enterprise-catalogs/?{query}"
+        async with session.get(url, headers=headers) as response:
+            assert response.status == 200
+
+
+async def test_options_tells_the_methods(port: int) -> None:
+    async with ClientSession() as session:
+        url = f"http://127.0.0.1:{port}/api/v1/enterprise-catalogs/"
+        async with session.options(url) as response:
+            assert (response.status, response.headers["Allow"]) == (204, "GET, HEAD, OPTIONS, POST")
+
+
+async def test_a_caller_who_hangs_up_within_a_body_is_no_defect(port: int) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = "POST /api/v1/enterprise-catalogs/ HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    with capture_logs() as logged:
+        writer.write(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        async with ClientSession() as session, session.get(f"http://127.0.0.1:{port}/health") as response:
+            assert response.status == 200
+    assert logged == []

@@ -12,9 +12,10 @@ from aiohttp.test_utils import TestClient
 from pytest_aiohttp import AiohttpClient
 
 from sidecar import __version__
-from sidecar.app import MAX_BODY_BYTES, Sidecar
+from sidecar.app import Sidecar
 from sidecar.contract.objects import ObjectType
 from sidecar.copier import LOOK_S, RETRY_S
+from sidecar.intake import MAX_BODY_BYTES
 from sidecar.settings import Settings, SidecarSettings
 from sidecar.store import Pointer
 from sidecar.store.sqlite import SqliteStore

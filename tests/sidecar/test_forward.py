@@ -17,11 +17,12 @@ from structlog.testing import capture_logs
 from yarl import URL
 
 from indexer.registry import generations
-from sidecar.app import MAX_BODY_BYTES, Sidecar, runner_of
+from sidecar.app import Sidecar
 from sidecar.catalogs import CATALOGS
 from sidecar.current import Current, Generation
 from sidecar.forward import MAX_ANSWER_BYTES, UNKNOWN, UNREACHABLE, Deadlines, Forwarder
 from sidecar.handlers import RETRY_AFTER_S, api_routes
+from sidecar.intake import MAX_BODY_BYTES, runner_of
 from sidecar.metrics import Metrics
 from sidecar.settings import Settings, SidecarSettings
 from sidecar.store.memory import MemoryStore

@@ -9,12 +9,12 @@ from aiohttp import web
 from aiohttp.typedefs import Handler as AppHandler
 from structlog.testing import capture_logs
 
-from sidecar.app import runner_of
 from sidecar.containment import CONTAINMENT
 from sidecar.current import Current
 from sidecar.edge import measured
 from sidecar.forward import Forwarder
-from sidecar.handlers import CLIENT_GONE, api_routes
+from sidecar.handlers import api_routes
+from sidecar.intake import CLIENT_GONE, runner_of
 from sidecar.metrics import Metrics
 from tests.sidecar.fakes import FakeClock
 from tests.trees import CUSTOMER

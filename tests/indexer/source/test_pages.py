@@ -100,6 +100,18 @@ class TestPages:
         assert "the last time 100 distinct keys were found, and `count` says 250" in await here.refusal({})
         assert here.fake.times(SEARCH) == 2 + 2 + 3
 
+    async def test_that_grow_without_end_are_refused_in_the_end(self, here: Here) -> None:
+        def growing(request: web.Request, answer: Json) -> Json:
+            if request.path != SEARCH:
+                return answer
+            count = 100 * int(request.query["page"]) + 100
+            return answer | {"results": first, "count": count, "next": "x"}
+
+        first = [made["search"] for made in here.fake.corpus["courses"][:100]]
+        here.fake.spoil = growing
+        refusal = await here.refusal({})
+        assert refusal == "search/all page 15: it goes on after 1500 results, and the first page's `count` was 200"
+
     async def test_that_repeat_once_pass_at_the_second_take(self, here: Here) -> None:
         def once(request: web.Request, answer: Json) -> Json:
             if here.fake.times(SEARCH) == 2:

@@ -202,3 +202,10 @@ class TestFlights:
         await settle()
         assert here.upstream.cancelled == len(here.upstream.calls)
         assert len(shelf) == 0
+
+
+async def test_what_a_clock_that_was_wrong_says_is_to_come_is_fetched_again(here: Shelved) -> None:
+    assert await here.get("a") == {"a": "a 1"}
+    here.clock.wall_ms -= 10 * 3_600_000
+    assert await here.get("a") == {"a": "a 2"}
+    assert await here.get("a") == {"a": "a 2"}

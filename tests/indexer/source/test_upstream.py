@@ -106,19 +106,17 @@ class TestTokens:
             here.fake.fail(TOKEN, 503, 503, 503)
             with pytest.raises(SourceError) as error:
                 await here.ask()
-        assert str(error.value) == (
-            "access token: POST /oauth2/access_token: 503 Service Unavailable after 3 tries: " + '{"detail": "fault"}'
-        )
+        assert str(error.value) == ("access token: POST /oauth2/access_token: 503 Service Unavailable after 3 tries")
         assert here.fake.times(REVIEWS) == here.tally.requests == 0
         assert len(here.clock.slept) == 2
 
     async def test_are_not_asked_for_again_with_a_secret_that_is_wrong_nor_is_it_shown(self) -> None:
         async with opened(secret="wrong-and-confidential") as here:
-            with pytest.raises(SourceError, match=r"access token: .*401 Unauthorized.*invalid_client") as error:
+            with pytest.raises(
+                SourceError, match=r"^access token: POST /oauth2/access_token: 401 Unauthorized$"
+            ) as error:
                 await here.ask()
         assert not isinstance(error.value, Refused)
-        assert "confidential" not in str(error.value)
-        assert "***" in str(error.value)
         assert here.fake.times(TOKEN) == 1
 
     @pytest.mark.parametrize(
@@ -242,6 +240,21 @@ class TestTryingAgain:
         with pytest.raises(SourceError, match=r"ClientConnectorError: Cannot connect .* after 2 tries$"):
             await nowhere.ask(ASK, Tally())
         await nowhere.close()
+
+
+async def test_an_answer_without_end_is_not_taken_in() -> None:
+    async def endless(request: web.Request) -> web.StreamResponse | None:
+        if request.path != REVIEWS:
+            return None
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(bytes(1000))
+
+    async with opened(body_bytes=50_000) as here:
+        here.fake.faults.append(endless)
+        with pytest.raises(SourceError, match=r": an answer of more than 50000 bytes$"):
+            await here.ask()
 
 
 class TestPauses:
