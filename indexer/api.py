@@ -80,9 +80,11 @@ class CatalogApi:
     async def list(self, request: web.Request) -> web.Response:
         """A page of the catalogs, in order of creation."""
         async with self._registry.read() as connection:
-            rows = await catalogs.select(connection, *_of_customer(request))
-            page = asked_page(len(rows), dict(pairs(raw_query(request))), max_size=MAX_PAGE_SIZE)
-            shown = await _documents(connection, page.cut(rows))
+            wanted = _of_customer(request)
+            count = await catalogs.count(connection, *wanted)
+            page = asked_page(count, dict(pairs(raw_query(request))), max_size=MAX_PAGE_SIZE)
+            rows = await catalogs.select(connection, *wanted, first=page.start, most=page.size)
+            shown = await _documents(connection, rows)
         url = absolute_url(request)
         return web.json_response(
             {"count": page.count, "next": page.next(url), "previous": page.previous(url), "results": shown}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
 import click
+import structlog
 
 from indexer import build as building
 from indexer import demo as demonstration
@@ -48,6 +49,7 @@ from sidecar.store import Store
 from sidecar.store.urls import open_store
 
 T = TypeVar("T")
+log = structlog.get_logger(__name__)
 # What a file of catalogs may leave out.
 DEFAULTS: Final[dict[str, object]] = {
     "enabled_course_modes": ["verified", "professional", "no-id-professional", "audit", "honor"],
@@ -89,7 +91,8 @@ def serve(config: Path | None, adopt: bool) -> None:
         role, publication, metrics = Role(), Publication(parts.registry), Metrics()
         indexer = settings.indexer
         runner = runner_of(make_app(parts, role, publication, metrics))
-        async with listening(runner, indexer.host, indexer.port, section="indexer"):
+        async with listening(runner, indexer.host, indexer.port, section="indexer") as bound:
+            log.info("listening", host=bound.host, port=bound.port)
             await serve_for_ever(parts, role, publication, metrics, adopt=adopt)
 
     _until_stopped(settings, run)
@@ -407,6 +410,8 @@ def _as_table(now: Status) -> str:
         f"registry    clock {now.clock}, {now.behind} changes not published yet",
         f"queries     {len(now.queries)} wanted by catalogs",
     ]
+    if now.customers_overdue:
+        lines.append(f"customers   {now.customers_overdue} whose details are overdue")
     if now.budget is not None:
         enough = "enough for the freshness promise"
         if now.budget.exceeds_promise_s:

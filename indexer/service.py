@@ -30,10 +30,14 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Role:
-    """What this process is at the moment. `wake` tells it, if it leads, that the registry has something new."""
+    """What this process is at the moment, and what keeps it from publishing.
+
+    `wake` tells it, if it leads, that the registry has something new.
+    """
 
     leading: bool = False
     epoch: int = 0
+    problem: str | None = None
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -44,6 +48,7 @@ async def serve(parts: Parts, role: Role, publication: Publication, metrics: Met
         try:
             await _lead_once(parts, leadership, role, publication, metrics, adopt=adopt)
         except (StoreError, RegistryError) as error:
+            role.problem = str(error)
             log.warning("cannot lead for now", reason=str(error))
             await asyncio.sleep(RETRY_S)
 
@@ -59,7 +64,7 @@ async def _lead_once(
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(leadership.keep(epoch))
-            group.create_task(_Leader(parts, publisher, epoch, role.wake, publication, metrics).run())
+            group.create_task(_Leader(parts, publisher, epoch, role, publication, metrics).run())
     except* CatalogError as ended:
         for error in ended.exceptions:
             if not isinstance(error, Deposed | Fenced | PointerConflict):
@@ -76,7 +81,7 @@ class _Leader:
         parts: Parts,
         publisher: Publisher,
         epoch: int,
-        wake: asyncio.Event,
+        role: Role,
         publication: Publication,
         metrics: Metrics,
     ) -> None:
@@ -85,7 +90,8 @@ class _Leader:
         self._epoch = epoch
         self._publication = publication
         self._metrics = metrics
-        self._wake = wake
+        self._role = role
+        self._wake = role.wake
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         pipeline = Pipeline(parts.registry, parts.source, publisher, parts.clock, self._wake.set)
         self._jobs = Jobs(parts, pipeline, epoch, self._wake.set, self._lose)
@@ -126,10 +132,12 @@ class _Leader:
             except (StoreError, RegistryError) as error:
                 if isinstance(error, Fenced | PointerConflict):
                     raise
+                self._role.problem = f"cannot publish: {error}"
                 self._metrics.refused.labels("out of reach").inc()
                 log.warning("not published yet", reason=str(error))
                 await asyncio.sleep(RETRY_S)
                 continue
+            self._role.problem = None
             if new is not None:
                 self._publication.note(new)
                 self._metrics.published(new)

@@ -38,6 +38,7 @@ class Budget:
 class Status:
     """The whole indexer as its registry knows it. `behind` is how many changes are not published yet.
 
+    `customers_overdue`: how many customers' details are older than the freshness promise, or were never asked for.
     `budget` is None where requests are not limited.
     """
 
@@ -49,6 +50,7 @@ class Status:
     clock: int
     behind: int
     budget: Budget | None
+    customers_overdue: int
     queries: tuple[QueryStatus, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -59,8 +61,8 @@ class Status:
 async def status(registry: Registry, settings: Settings) -> Status:
     """Where things stand.
 
-    `degraded` means that some content is stale, failing, or was never pulled, or that the budget of requests is too
-    small for the freshness promise.
+    `degraded` means that some content is stale, failing, or was never pulled, that details of customers are, or that
+    the budget of requests is too small for the freshness promise.
     """
     freshness_s = settings.indexer.freshness_s
     lease = await lead.observe(registry)
@@ -69,11 +71,12 @@ async def status(registry: Registry, settings: Settings) -> Status:
         latest = await generations.latest(connection, moved=True)
         targets = await pulls.targets(connection)
         given_up = await pulls.given_up(connection)
-    now_ms = registry.time.now_ms()
+        now_ms = registry.time.now_ms()
+        overdue = len(await pulls.customers_due(connection, now_ms - freshness_s * 1000))
     queries = tuple(_query(target, given_up.get(target.hash), now_ms, freshness_s) for target in targets)
     budget = _budget(settings, sum(target.requests for target in targets))
     good = all(q.state == PullState.FRESH.name.lower() and not q.stale for q in queries)
-    good = good and (budget is None or not budget.exceeds_promise_s)
+    good = good and not overdue and (budget is None or not budget.exceeds_promise_s)
     return Status(
         status="ok" if good else "degraded",
         holder=lease.holder,
@@ -83,6 +86,7 @@ async def status(registry: Registry, settings: Settings) -> Status:
         clock=clock,
         behind=clock - (latest[0].clock if latest else 0),
         budget=budget,
+        customers_overdue=overdue,
         queries=queries,
     )
 

@@ -36,7 +36,10 @@ def make_app(parts: Parts, role: Role, publication: Publication, metrics: Metric
             now = await look()
         except RegistryError as error:
             return web.json_response({"status": "unavailable", "reason": str(error)}, status=503)
-        return web.json_response({"version": __version__, "leading": role.leading, **now.as_json()})
+        report = {"version": __version__, "leading": role.leading, "problem": role.problem, **now.as_json()}
+        if role.problem is not None:
+            report["status"] = "degraded"
+        return web.json_response(report)
 
     async def numbers(_: web.Request) -> web.Response:
         try:

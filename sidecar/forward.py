@@ -14,6 +14,8 @@ exceptions stop here.
 import asyncio
 import re
 import string
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from io import BytesIO
 from typing import Final, NamedTuple
@@ -39,14 +41,18 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from sidecar.current import Current, Generation
+from sidecar.intake import MAX_BODY_BYTES
 from sidecar.metrics import Metrics
 from sidecar.parameters import Refusal
 
 FORWARDED: Final = ("Content-Type", "Accept", "Authorization", "Cookie", "USE-JWT-COOKIE", "X-Request-ID")
 RETURNED: Final = ("Content-Type", "Allow", "Location", "Retry-After", "WWW-Authenticate", "X-Catalog-Published")
+# Bodies of writes that are under way, at once: a pod's memory is for reads.
+MAX_UNDER_WAY_BYTES: Final = 32 * 1024 * 1024
 # The largest is the record of one catalog, or all that is wrong with a body.
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 UNREACHABLE: Final = "The indexer cannot be reached: nothing was changed. Reading goes on; try again later."
+BUSY: Final = "Too many large writes are under way here: nothing was changed. Try again later."
 UNKNOWN: Final = (
     "The indexer did not answer: it cannot be told whether the change was made. Repeat the request: one that was made "
     "already changes nothing more (a create needs the same uuid and body for that)."
@@ -87,6 +93,20 @@ class Forwarder:
         self._waiting: set[asyncio.Timeout] = set()
         self._stopping = False
         self._answers = True
+        self._under_way_bytes = 0
+
+    @contextmanager
+    def room(self, request: web.Request) -> Iterator[None]:
+        """While this is open the request's body may be held. Raises Refusal if too many are held already."""
+        size = MAX_BODY_BYTES if request.content_length is None else request.content_length
+        if self._under_way_bytes + size > max(MAX_UNDER_WAY_BYTES, size):
+            self._metrics.writes.labels("refused").inc()
+            raise Refusal(503, {"detail": BUSY})
+        self._under_way_bytes += size
+        try:
+            yield
+        finally:
+            self._under_way_bytes -= size
 
     async def forward(self, request: web.Request) -> web.Response:
         """The answer to a write whose body has arrived. Raises Refusal if the indexer gave none."""

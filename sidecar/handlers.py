@@ -139,8 +139,9 @@ class WriteHandler:
             if "uuid" in request.match_info:
                 # Nothing but a uuid is put into a path that another process is asked for.
                 catalog_uuid(request.match_info["uuid"])
-            await receive(request, self._body_s)
-            answer = await self._forwarder.forward(request)
+            with self._forwarder.room(request):
+                await receive(request, self._body_s)
+                answer = await self._forwarder.forward(request)
         except Refusal as refusal:
             return _refusal(refusal.status, refusal.body, self._headers)
         answer.headers["Cache-Control"] = self._headers["Cache-Control"]

@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import SplitResult, urlsplit
 
+from sidecar.errors import StoreError
+from sidecar.store.address import parse as parse_redis
+
 T = TypeVar("T")
 Scalar = str | int | float | bool
 
@@ -527,6 +530,11 @@ def _clashes(settings: Settings) -> Iterator[Clash]:
         ):
             if not value:
                 yield Clash(name, ("source.kind",), "must be set")
+    if settings.store.url.startswith("redis"):
+        try:
+            parse_redis(settings.store.url)
+        except StoreError as error:
+            yield Clash("store.url", (), str(error).partition("…: ")[2])
     if indexer.refresh_s >= indexer.freshness_s:
         yield Clash(
             "indexer.refresh_s",

@@ -142,8 +142,15 @@ async def find(connection: AsyncConnection, uuid: str) -> RegisteredCatalog | No
     return rows[0] if rows else None
 
 
-async def select(connection: AsyncConnection, *conditions: sa.ColumnElement[bool]) -> list[RegisteredCatalog]:
-    """The catalogs that meet all conditions, in order of creation."""
+async def count(connection: AsyncConnection, *conditions: sa.ColumnElement[bool]) -> int:
+    """How many catalogs meet all conditions."""
+    return int(await connection.scalar(sa.select(sa.func.count()).select_from(catalog).where(*conditions)) or 0)
+
+
+async def select(
+    connection: AsyncConnection, *conditions: sa.ColumnElement[bool], first: int = 0, most: int | None = None
+) -> list[RegisteredCatalog]:
+    """The catalogs that meet all conditions, in order of creation: all, or so many from that place on."""
     q = catalog_query.c
     rows = await connection.execute(
         sa.select(
@@ -157,6 +164,8 @@ async def select(connection: AsyncConnection, *conditions: sa.ColumnElement[bool
         .join(catalog_query, q.id == catalog.c.query_id)
         .where(*conditions)
         .order_by(catalog.c.number)
+        .offset(first)
+        .limit(most)
     )
     return [
         RegisteredCatalog(

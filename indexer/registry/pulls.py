@@ -135,7 +135,7 @@ async def requested(connection: AsyncConnection) -> dict[str, int]:
 
 async def dismiss(connection: AsyncConnection, hashes: Collection[str], now_ms: int) -> None:
     """Ends the pulls of filters that no catalog wants any more."""
-    ended = {"state": FAILED, "finished_ms": now_ms, "error": "no catalog wants this filter any more"}
+    ended = {"state": ABANDONED, "finished_ms": now_ms, "error": "no catalog wants this filter any more"}
     for batch in _batches(sorted(hashes)):
         await connection.execute(
             sa.update(pull).where(pull.c.hash.in_(batch), pull.c.state.in_((REQUESTED, RUNNING))).values(ended)

@@ -181,7 +181,8 @@ class Door:
             pause_s = _retry_after_s(answer.retry_after, self._clock.now_ms())
             if pause_s is not None:
                 self._resume_s = max(self._resume_s, self._clock.monotonic() + pause_s)
-            raise _Passing(status, shown, paused=pause_s is not None)
+            # One of 0 s, or of a moment that is over by our clock, is no reason to hurry.
+            raise _Passing(status, shown, paused=bool(pause_s))
         if answer.status == HTTPStatus.REQUEST_TIMEOUT or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise _Passing(status, shown)
         raise Refused(_sentence(request, status, shown), answer.status, shown)

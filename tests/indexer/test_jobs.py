@@ -397,14 +397,14 @@ async def test_a_pull_that_nobody_asked_for_takes_documents_that_keep_the_promis
         assert before_ms <= since_ms + four_hours_ms <= SystemClock().now_ms()
 
 
-async def test_a_pull_of_what_no_catalog_wants_any_more_has_failed(here: World) -> None:
+async def test_a_pull_of_what_no_catalog_wants_any_more_is_abandoned(here: World) -> None:
     row = await here.add("a", {"key": "1"})
     task = await ask(here, row.wanted, 5)
     await here.remove(row.uuid)
     pipeline = FakePipeline()
     async with bench(here, pipeline) as it:
         await it.jobs.reconcile()
-    assert await pull_rows(here) == {task: ("failed", "no catalog wants this filter any more")}
+    assert await pull_rows(here) == {task: ("abandoned", "no catalog wants this filter any more")}
     assert not pipeline.begun
 
 

@@ -62,8 +62,11 @@ async def test_is_degraded_by_what_was_never_pulled_is_failing_or_stale(here: Wo
         *("degraded", "due", None, False),
     )
     await here.pull()
-    clock.advance(PROMISE_S)
+    await here.pipeline.details(here.epoch, clock.now_ms())
+    clock.advance(PROMISE_S - 1)
     assert (await now(here)).status == "ok"
+    clock.advance(1)
+    assert not (await now(here)).queries[0].stale
     clock.advance(1)
     found = await now(here)
     assert (found.status, found.queries[0].stale) == ("degraded", True)
@@ -132,3 +135,17 @@ async def test_without_a_limit_there_is_no_budget(here: World) -> None:
     assert (await now(here)).budget is None
     limited = Settings(source=SourceSettings(kind="file", requests_per_hour=1))
     assert (await status(here.registry, limited)).budget is None
+
+
+async def test_is_degraded_while_the_details_of_customers_are_overdue(here: World, clock: FakeClock) -> None:
+    await here.add("a", COURSES)
+    await here.pull()
+    found = await now(here)
+    assert (found.status, found.customers_overdue) == ("degraded", 1)
+    await here.build()
+    found = await now(here)
+    assert (found.status, found.customers_overdue) == ("ok", 0)
+    clock.advance(PROMISE_S)
+    await here.pull()
+    found = await now(here)
+    assert (found.status, found.customers_overdue) == ("degraded", 1)

@@ -152,3 +152,12 @@ async def test_a_caller_who_hangs_up_within_a_body_is_no_defect(port: int) -> No
         async with ClientSession() as session, session.get(f"http://127.0.0.1:{port}/health") as response:
             assert response.status == 200
     assert logged == []
+
+
+async def test_health_says_what_keeps_the_leader_from_publishing(client: Client, here: World, role: Role) -> None:
+    await here.add("a", COURSES)
+    await here.build()
+    role.problem = "cannot publish: redis store: it is full"
+    async with client.get("/health") as response:
+        body = await response.json()
+    assert (body["status"], body["problem"]) == ("degraded", "cannot publish: redis store: it is full")

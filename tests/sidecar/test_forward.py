@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 from aiohttp import ClientResponse, web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 from multidict import CIMultiDict
 from structlog.testing import capture_logs
 from yarl import URL
@@ -20,10 +20,11 @@ from indexer.registry import generations
 from sidecar.app import Sidecar
 from sidecar.catalogs import CATALOGS
 from sidecar.current import Current, Generation
-from sidecar.forward import MAX_ANSWER_BYTES, UNKNOWN, UNREACHABLE, Deadlines, Forwarder
+from sidecar.forward import BUSY, MAX_ANSWER_BYTES, MAX_UNDER_WAY_BYTES, UNKNOWN, UNREACHABLE, Deadlines, Forwarder
 from sidecar.handlers import RETRY_AFTER_S, api_routes
 from sidecar.intake import MAX_BODY_BYTES, runner_of
 from sidecar.metrics import Metrics
+from sidecar.parameters import Refusal
 from sidecar.settings import Settings, SidecarSettings
 from sidecar.store.memory import MemoryStore
 from tests.fakes import FakeClock
@@ -507,3 +508,22 @@ async def test_a_catalog_can_be_read_back_as_soon_as_its_creation_is_answered(tm
                 uuid = UUID((await answer.read()).decode())
                 record = await (await client.get(f"{LIST}{uuid}/")).json()
                 assert (record["uuid"], record["title"]) == (str(uuid), "new")
+
+
+def test_no_more_of_bodies_is_held_at_once_than_there_is_room_for() -> None:
+    metrics = Metrics()
+    forwarder = Forwarder("http://127.0.0.1:1", Current(), metrics)
+    large = make_mocked_request("POST", "/", headers={"Content-Length": str(MAX_BODY_BYTES)})
+    unknown = make_mocked_request("POST", "/", headers={"Transfer-Encoding": "chunked"})
+    small = make_mocked_request("DELETE", "/", headers={"Content-Length": "0"})
+    with ExitStack() as held:
+        for _ in range(MAX_UNDER_WAY_BYTES // MAX_BODY_BYTES):
+            held.enter_context(forwarder.room(large))
+        for one in (large, unknown):
+            with pytest.raises(Refusal) as refused, forwarder.room(one):
+                pass
+            assert (refused.value.status, refused.value.body) == (503, {"detail": BUSY})
+        with forwarder.room(small):
+            pass
+    with forwarder.room(large), forwarder.room(unknown):
+        pass

@@ -370,12 +370,12 @@ class TestRequests:
         assert await self.start(here, "due", 2) == task
         assert len(await rows(here, schema.pull)) == 1
 
-    async def test_that_are_dismissed_have_failed(self, here: World) -> None:
+    async def test_that_are_dismissed_are_abandoned(self, here: World) -> None:
         task, other = await self.ask(here, 1), await self.ask(here, 1, "b" * 32)
         async with here.registry.plain() as connection:
             await pulls.dismiss(connection, [self.HASH, "c" * 32], 9)
         found = await self.look_up(here, task)
-        assert (found.state, found.finished_ms) == ("failed", 9)
+        assert (found.state, found.finished_ms) == ("abandoned", 9)
         assert found.error == "no catalog wants this filter any more"
         assert (await self.look_up(here, other)).state == "requested"
 
