@@ -6,7 +6,6 @@ An indexer and a sidecar run over a server of that corpus which takes faults und
 fault is set, the largest queries are pulled again, and the sidecar is asked the same questions all the while.
 """
 
-import argparse
 import asyncio
 import json
 import random
@@ -22,7 +21,7 @@ from typing import Any, Final
 import aiohttp
 
 from benchmarks.scale import CREATED, Installation
-from benchmarks.sources import from_discovery
+from benchmarks.sources import from_discovery, read_arguments
 
 HOST: Final = "http://127.0.0.1"
 INDEXER_PORT: Final = 18175
@@ -156,11 +155,7 @@ async def _set(session: aiohttp.ClientSession, discovery: str, fault: Json) -> N
 
 def main() -> None:
     """Runs both processes, sets one fault after the other, and prints a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--definitions", type=Path, required=True, help="catalogs, as `catalogs add` reads them")
-    parser.add_argument("--discovery", required=True, help="base URL of a server of this corpus")
-    arguments = parser.parse_args()
+    arguments = read_arguments(__doc__)
     definitions = [entry["body"] for entry in json.loads(arguments.definitions.read_text())["catalogs"]]
     keys = [course["full"]["key"] for course in json.loads(arguments.corpus.read_text())["courses"]]
     with tempfile.TemporaryDirectory() as folder:

@@ -16,13 +16,18 @@ from benchmarks.scale import CREATED, SAME, Installation
 from sidecar.contract.objects import ObjectType
 
 
-def main() -> None:
-    """Builds twice, compares and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def read_arguments(description: str | None) -> argparse.Namespace:
+    """The corpus, its definitions, and the server of it."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--definitions", type=Path, required=True, help="catalogs, as `catalogs add` reads them")
     parser.add_argument("--discovery", required=True, help="base URL of a server of this corpus")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Builds twice, compares and prints."""
+    arguments = read_arguments(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         builds: dict[str, dict[ObjectType, set[bytes]]] = {}
         before: dict[str, int] = {}
