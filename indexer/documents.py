@@ -120,20 +120,23 @@ def without_restricted(document: Document) -> Document:
 def with_runs(document: Document, allowed: frozenset[str]) -> Document:
     """A course document without the restricted runs that are not allowed, nor their traces in lists of runs."""
     runs = document.get("course_runs")
-    if not runs or not any(r.get("restriction_type") and r.get("key") not in allowed for r in runs):
+    if not isinstance(runs, list) or not any(_is_hidden(r, allowed) for r in runs):
         return document
-    kept = [r for r in runs if not r.get("restriction_type") or r.get("key") in allowed]
-    changed = {"course_runs": kept}
+    kept = [r for r in runs if not _is_hidden(r, allowed)]
+    named = [r for r in kept if isinstance(r, Mapping)]
+    changed: dict[str, Any] = {"course_runs": kept}
     if "course_run_keys" in document:
-        changed["course_run_keys"] = [r.get("key") for r in kept]
+        changed["course_run_keys"] = [r.get("key") for r in named]
     if "course_run_statuses" in document:
-        changed["course_run_statuses"] = sorted({r["status"] for r in kept if r.get("status")})
+        changed["course_run_statuses"] = sorted({s for r in named if isinstance(s := r.get("status"), str) and s})
     return {**document, **changed}
 
 
 def as_forced(document: Document) -> Document:
     """A force-included course as its catalog shows it: every run published and current."""
-    runs = [{**run, "status": "published", "availability": "Current"} for run in document.get("course_runs") or ()]
+    found = document.get("course_runs")
+    open_ = {"status": "published", "availability": "Current"}
+    runs = [{**r, **open_} if isinstance(r, Mapping) else r for r in (found if isinstance(found, list) else ())]
     statuses = ["published"] if runs else []
     return {**document, "course_runs": runs, "course_run_statuses": statuses, "enterprise_force_included": True}
 
@@ -143,6 +146,13 @@ def is_active(run: Document) -> bool:
     published = str(run.get("status") or "").lower() == "published"
     marketed = (published and run.get("is_marketable")) or run.get("is_marketable_external")
     return bool(run.get("is_enrollable") and marketed)
+
+
+def _is_hidden(run: object, allowed: frozenset[str]) -> bool:
+    if not isinstance(run, Mapping) or not run.get("restriction_type"):
+        return False
+    key = run.get("key")
+    return not (isinstance(key, str) and key in allowed)
 
 
 def _runs(merged: Document) -> tuple[Run, ...]:

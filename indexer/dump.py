@@ -11,7 +11,7 @@ from uuid import UUID
 from pyroaring import BitMap
 
 from sidecar.contract.objects import HEADER, ObjectType
-from sidecar.contract.records import Metadata, Record, Root, customer_shard, open_record
+from sidecar.contract.records import Marketing, Metadata, Modified, Part, Record, Root, customer_shard, open_record
 from sidecar.contract.words import canonical_uuid
 from sidecar.errors import NotAnObject, ObjectMissing
 from sidecar.store import Store
@@ -80,10 +80,19 @@ async def find_record(store: Store, uuid_or_hash: str) -> list[dict[str, Any]]:
 
 
 def readable(record: Record) -> Any:
-    """A record as plain data: digests, hashes and uuids as text, bitmaps as their ordinals, documents as JSON."""
-    if isinstance(record, Metadata):
-        return {"key": record.key, "type": record.type.name, "document": json.loads(b"".join(record.parts))}
-    return _readable(record)
+    """A record as plain data: digests, hashes and uuids as text, bitmaps as their ordinals, documents as JSON.
+
+    A document is shown as no catalog has it, with null for the time that lies elsewhere, and its places after it.
+    """
+    if not isinstance(record, Metadata):
+        return _readable(record)
+    places = [
+        {"place": type(p).__name__, **{name: _text(value) for name, value in p._asdict().items()}}
+        for p in record.parts
+        if not isinstance(p, bytes)
+    ]
+    document = json.loads(b"".join(map(_bare, record.parts)))
+    return {"key": record.key, "type": record.type.name, "document": document, "places": places}
 
 
 async def _open(store: Store, digest: bytes) -> Record:
@@ -108,6 +117,22 @@ def _readable(value: Any) -> Any:
     if isinstance(value, IntEnum):
         return value.name
     return _bytes(value) if isinstance(value, bytes) else value
+
+
+def _bare(part: Part) -> bytes:
+    match part:
+        case bytes():
+            return part
+        case Modified():
+            return b"null"
+        case Marketing():
+            return b'"%b"' % part.plain
+    return b""
+
+
+def _text(value: bytes | bool | None) -> Any:
+    """A field of a place, whose bytes are text within a JSON string."""
+    return json.loads(b'"%b"' % value) if isinstance(value, bytes) else value
 
 
 def _bytes(value: bytes) -> str:

@@ -64,7 +64,17 @@ content set     [members, contained, listed]: three digests of bitmaps.
 7 content shard [first ordinal, metadata digests (a digest or nil each), modified (a time each)].
 8 bitmap        portable roaring bitmap of ordinals, run-optimised (a container is one of runs only where that is
                 smaller); two bitmaps of the same set are the same bytes.
-9 metadata      [content key, type, parts]: the parts of a JSON document, bin, to be joined in order.
+9 metadata      [content key, type, parts]: the parts of a JSON document, to be joined in order. A part is bin, or the
+                place of what a catalog has a value of its own for: a list, whose bin is UTF-8 text as it stands within
+                a JSON string. "Member" is a member of an object with the comma before it, which some readers leave out.
+                [1]                       the time of the last change, a JSON string
+                [2, plain, head, tail]    marketing_url, a JSON string: head, utm_source, tail; or plain, without utm
+                [3, activity]             member xapi_activity_id: the LMS's url of activities, activity
+                [4, executive, course, run or nil, target, sku or nil]
+                                          member enrollment_url of a course or course run: `executive` education or not;
+                                          the course's key; the run as a value of course_run_key; the key to enrol
+                                          with where there is no portal; the sku of executive education
+                [5, course, run, target]  members enrollment_url and parent_content_key of a run nested in its course
 
 5. What a reader may rely on
 ----------------------------

@@ -4,6 +4,8 @@
 (section 5 of the contract). Everything that the hot path touches is a plain attribute of a slotted object.
 """
 
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -78,9 +80,9 @@ class Catalog:
 
 
 class Dictionary:
-    """Content keys and their ordinals, both ways, exact and folded."""
+    """Content keys and their ordinals, both ways, exact and folded; and the ordinals of uuids."""
 
-    __slots__ = ("folded", "keys", "ordinals", "parents", "types", "uuids")
+    __slots__ = ("_by_uuid", "folded", "keys", "ordinals", "parents", "types", "uuids")
 
     def __init__(self, segments: list[Segment]) -> None:
         self.keys: list[str] = []
@@ -102,6 +104,9 @@ class Dictionary:
         for ordinal, key in enumerate(self.keys):
             folded = fold(key)
             self.folded[folded] = (*self.folded.get(folded, ()), ordinal)
+        # A twentieth of what a dict would take, for a lookup that is rarely made.
+        have = (ordinal for ordinal, uuid in enumerate(self.uuids) if uuid is not None)
+        self._by_uuid = array("I", sorted(have, key=self._uuid))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -110,6 +115,17 @@ class Dictionary:
         """The ordinals that a caller's key means: its own if it is known exactly, else those of its folded form."""
         ordinal = self.ordinals.get(key)
         return self.folded.get(fold(key), ()) if ordinal is None else (ordinal,)
+
+    def of_uuid(self, uuid: str) -> int | None:
+        """The first ordinal whose content has this uuid."""
+        wanted = UUID(uuid).bytes
+        place = bisect_left(self._by_uuid, wanted, key=self._uuid)
+        if place == len(self._by_uuid) or self._uuid(self._by_uuid[place]) != wanted:
+            return None
+        return self._by_uuid[place]
+
+    def _uuid(self, ordinal: int) -> bytes:
+        return self.uuids[ordinal] or b""
 
     def _check_parents(self) -> None:
         for ordinal, parent in enumerate(self.parents):

@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Final, Self, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar
 
 import msgpack
 from pyroaring import BitMap
@@ -476,25 +476,67 @@ class Bitmap:
         return iter(())
 
 
+class Modified(NamedTuple):
+    """The place of the time of the last change."""
+
+
+class Marketing(NamedTuple):
+    """The place of a marketing_url: plain, or head, utm_source and tail."""
+
+    plain: bytes
+    head: bytes
+    tail: bytes
+
+
+class Activity(NamedTuple):
+    """The place of the member xapi_activity_id."""
+
+    activity: bytes
+
+
+class Enrollment(NamedTuple):
+    """The place of the member enrollment_url of a course or a course run."""
+
+    executive: bool
+    course: bytes
+    run: bytes | None
+    target: bytes
+    sku: bytes | None
+
+
+class RunEnrollment(NamedTuple):
+    """The place of the members enrollment_url and parent_content_key of a run that is nested in its course."""
+
+    course: bytes
+    run: bytes
+    target: bytes
+
+
+Place = Modified | Marketing | Activity | Enrollment | RunEnrollment
+Part = bytes | Place
+PLACES: Final[Mapping[type[Place], int]] = {Modified: 1, Marketing: 2, Activity: 3, Enrollment: 4, RunEnrollment: 5}
+
+
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """One content document as the parts of its JSON text."""
+    """One content document: the parts of its JSON text, and the places of what a catalog has values of its own for."""
 
     TYPE: ClassVar = ObjectType.METADATA
 
     key: str
     type: ContentType
-    parts: tuple[bytes, ...]
+    parts: tuple[Part, ...]
 
     def encode(self) -> bytes:
-        return _pack([self.key, self.type, self.parts])
+        parts = [part if isinstance(part, bytes) else [PLACES[type(part)], *part] for part in self.parts]
+        return _pack([self.key, self.type, parts])
 
     @classmethod
     def decode(cls, payload: bytes) -> Self:
         key, kind, parts = _row(_unpack(payload), 3, "metadata")
         if _number(kind, "type") not in _TYPES:
             raise Malformed(f"metadata: unknown content type {kind}")
-        return cls(_key(key, "key"), ContentType(kind), tuple(_bytes(p, "part") for p in _list(parts, "parts")))
+        return cls(_key(key, "key"), ContentType(kind), tuple(_part(p) for p in _list(parts, "parts")))
 
     def references(self) -> Iterator[Reference]:
         return iter(())
@@ -667,6 +709,30 @@ def _overrides(value: Any) -> tuple[tuple[int, bytes], ...]:
     rows = tuple((_ordinal(o, "override"), _digest(d, "override")) for o, d in _rows(value, 2, "overrides"))
     _ascending([ordinal for ordinal, _ in rows], "overrides")
     return rows
+
+
+def _part(value: Any) -> Part:
+    if isinstance(value, bytes):
+        return value
+    code, *fields = _list(value, "part") or [None]
+    match code if type(code) is int else None, len(fields):
+        case 1, 0:
+            return Modified()
+        case 2, 3:
+            return Marketing(*(_bytes(field, "marketing url") for field in fields))
+        case 3, 1:
+            return Activity(_bytes(fields[0], "activity"))
+        case 4, 5:
+            return Enrollment(
+                executive=_bool(fields[0], "executive"),
+                course=_bytes(fields[1], "course"),
+                run=_optional(_bytes)(fields[2], "run"),
+                target=_bytes(fields[3], "target"),
+                sku=_optional(_bytes)(fields[4], "sku"),
+            )
+        case 5, 3:
+            return RunEnrollment(*(_bytes(field, "run enrollment") for field in fields))
+    raise Malformed(f"part: {reprlib.repr(value)} is no place that is known")
 
 
 def _ascending(values: Sequence[bytes] | Sequence[int], what: str) -> None:

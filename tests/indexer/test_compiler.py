@@ -19,6 +19,7 @@ from sidecar.contract.index import Content, Index
 from sidecar.contract.objects import ObjectType
 from sidecar.contract.records import ContentShard, Metadata, Root, open_record
 from sidecar.contract.words import ContentType, PullState, query_hash
+from sidecar.documents import written
 from tests.fakes import FakeClock, FakeSource, Json, course, program, run, uuid_of
 from tests.indexer import scripts
 from tests.world import World, world
@@ -209,7 +210,7 @@ async def document(here: World, index: Index, key: str, overrides: Sequence[tupl
     record = open_record(digest, (await here.store.get([digest]))[digest], ObjectType.METADATA)
     assert isinstance(record, Metadata)
     assert record.key == key
-    return json.loads(b"".join(record.parts))
+    return json.loads(b"".join(written(record, 0, None)))
 
 
 class TestAPublishedQuery:

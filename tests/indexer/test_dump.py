@@ -6,8 +6,9 @@ from dataclasses import fields
 import pytest
 
 from indexer.dump import find, find_record, readable
+from indexer.render import metadata_of
 from sidecar.contract.objects import HEADER, ObjectType
-from sidecar.contract.words import query_hash
+from sidecar.contract.words import ContentType, query_hash
 from sidecar.errors import NotAnObject, ObjectMissing, WrongDigest
 from sidecar.store.memory import MemoryStore
 from tests.fakes import FakeSource, course, customer, run, uuid_of
@@ -37,9 +38,32 @@ async def test_every_object_of_a_tree_is_readable_as_json(store: MemoryStore) ->
         assert HEADER.unpack_from(data)[2] == record.TYPE
         shown = json.loads(json.dumps(readable(record)))
         assert set(shown) == (
-            {"key", "type", "document"} if record.TYPE is ObjectType.METADATA else {f.name for f in fields(record)}
+            {"key", "type", "document", "places"}
+            if record.TYPE is ObjectType.METADATA
+            else {f.name for f in fields(record)}
         )
     assert kinds == set(ObjectType)
+
+
+def test_a_document_is_shown_as_no_catalog_has_it_and_its_places_after_it() -> None:
+    content = {"marketing_url": 'https://x.test/"', "course_runs": [{"key": "Å 1"}]}
+    shown = readable(metadata_of("Å+1", ContentType.COURSE, content))
+    assert shown["document"]["marketing_url"] == content["marketing_url"]
+    assert shown["document"]["course_runs"] == content["course_runs"]
+    assert shown["document"]["content_last_modified"] is None
+    assert "enrollment_url" not in shown["document"]
+    assert shown["places"] == [
+        {"place": "Modified"},
+        {
+            "place": "Marketing",
+            "plain": content["marketing_url"],
+            "head": 'https://x.test/"?utm_medium=enterprise&utm_source=',
+            "tail": "",
+        },
+        {"place": "RunEnrollment", "course": "Å+1", "run": "%C3%85+1", "target": "Å 1"},
+        {"place": "Activity", "activity": "course/Å+1"},
+        {"place": "Enrollment", "executive": False, "course": "Å+1", "run": None, "target": "Å+1", "sku": None},
+    ]
 
 
 async def test_records_are_found_by_what_people_have_at_hand(store: MemoryStore) -> None:

@@ -260,13 +260,13 @@ class TestDocuments:
         assert ledger.runs_in("A+1", PLAIN) == ["r1"]
         assert ledger.runs_in("A+1", SHOWN) == ["r1", "x1"]
 
-    def test_a_review_is_kept_and_not_rendered(self) -> None:
+    def test_a_review_is_kept_and_rendered(self) -> None:
         made = course("A+1")
         first, second = (item(made["search"], made["full"], {"course_key": "A+1", "reviews_count": n}) for n in (1, 2))
         ledger = Ledger()
         ledger.take(Pulled((first,)))
         done = ledger.take(Pulled((second,)))
-        assert (len(done.documents), done.facts, done.rendered) == (1, [], [])
+        assert (len(done.documents), len(done.facts), len(done.rendered)) == (1, 1, 1)
 
     def test_one_item_twice_in_a_pull_counts_once(self) -> None:
         found = pulled([course("A+1", run("r1"))], COURSES)

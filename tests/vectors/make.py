@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from sidecar.contract.objects import FORMAT_VERSION, HEADER, MAGIC, ObjectType, Sealed, digest_of
 from sidecar.contract.records import (
+    Activity,
     Bitmap,
     CatalogRecord,
     CatalogShard,
@@ -18,13 +19,17 @@ from sidecar.contract.records import (
     ContentShard,
     CustomerRecord,
     CustomerShard,
+    Enrollment,
     Freshness,
     FreshnessShard,
+    Marketing,
     Metadata,
+    Modified,
     QueryRecord,
     QueryShard,
     Record,
     Root,
+    RunEnrollment,
     Segment,
     open_record,
     seal_record,
@@ -95,6 +100,56 @@ def _vectors() -> dict[str, Vector]:
         Metadata("edX+DemoX", ContentType.COURSE, (b'{"key":"edX+DemoX","runs":3}',)),
         "a document in one part, which one query has instead of metadata.bin",
     )
+    places = add(
+        "metadata_places",
+        Metadata(
+            "edX+DemoX",
+            ContentType.COURSE,
+            (
+                b'{"content_last_modified":',
+                Modified(),
+                b',"marketing_url":',
+                Marketing(b"/d?z=1", b"/d?utm_medium=enterprise&utm_source=", b"&z=1"),
+                b',"course_runs":[{"key":"run+1"',
+                RunEnrollment(b"edX+DemoX", b"run%2B1", b"run+1"),
+                b"}]",
+                Activity(b"course/edX+DemoX"),
+                Enrollment(False, b"edX+DemoX", None, b"run+1", None),
+                b"}",
+            ),
+        ),
+        "a course with every kind of place",
+    )
+    of_run = add(
+        "metadata_places_run",
+        Metadata(
+            "course-v1:edX+DemoX+2026_T1",
+            ContentType.COURSE_RUN,
+            (
+                b'{"content_last_modified":',
+                Modified(),
+                Enrollment(
+                    False, b"edX+DemoX", b"course-v1%3AedX%2BDemoX%2B2026_T1", b"course-v1:edX+DemoX+2026_T1", None
+                ),
+                b"}",
+            ),
+        ),
+        "a course run, whose link is of its course where there is a portal",
+    )
+    executive = add(
+        "metadata_places_executive",
+        Metadata(
+            "École+Été",
+            ContentType.COURSE,
+            (
+                b'{"content_last_modified":',
+                Modified(),
+                Enrollment(True, "École+Été".encode(), None, b'run \\"1\\"', b"SKU+1"),
+                b"}",
+            ),
+        ),
+        "executive education with a sku, and quotes that are escaped as in JSON",
+    )
     content = add(
         "content",
         ContentShard(
@@ -131,7 +186,7 @@ def _vectors() -> dict[str, Vector]:
                         v1=ContentSet(array, runs, empty),
                         v2=ContentSet(runs, runs, array),
                         overrides_v1=((0, own),),
-                        overrides_v2=((0, metadata), (5, own)),
+                        overrides_v2=((0, places), (1, of_run), (5, executive)),
                     ),
                 )
             ),

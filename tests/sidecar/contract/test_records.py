@@ -20,6 +20,8 @@ from pyroaring import BitMap
 from sidecar.contract.objects import ObjectType, digest_of, seal
 from sidecar.contract.records import (
     MAX_ORDINAL,
+    PLACES,
+    Activity,
     Bitmap,
     CatalogRecord,
     CatalogShard,
@@ -27,13 +29,17 @@ from sidecar.contract.records import (
     ContentShard,
     CustomerRecord,
     CustomerShard,
+    Enrollment,
     Freshness,
     FreshnessShard,
+    Marketing,
     Metadata,
+    Modified,
     QueryRecord,
     QueryShard,
     Record,
     Root,
+    RunEnrollment,
     Segment,
     customer_shard,
     open_record,
@@ -151,7 +157,15 @@ bitmaps = st.builds(
     st.sets(ordinals, max_size=50),
     st.lists(st.tuples(st.integers(0, 200_000), st.integers(1, 6000)), max_size=3),
 )
-documents = st.builds(Metadata, keys, types, st.lists(st.binary(max_size=30), max_size=4).map(tuple))
+bins = st.binary(max_size=30)
+places = st.one_of(
+    st.builds(Modified),
+    st.builds(Marketing, bins, bins, bins),
+    st.builds(Activity, bins),
+    st.builds(Enrollment, st.booleans(), bins, st.none() | bins, bins, st.none() | bins),
+    st.builds(RunEnrollment, bins, bins, bins),
+)
+documents = st.builds(Metadata, keys, types, st.lists(bins | places, max_size=5).map(tuple))
 records = st.one_of(roots(), segments(), shards(), content_shards(), bitmaps, documents)
 
 
@@ -278,7 +292,20 @@ CATALOGS: list[Any] = [
 ]
 CUSTOMERS: list[Any] = [[H1, "slug", True, "name", 1], [H2, "", False, "", 0]]
 CONTENT: list[Any] = [512, [D1, None, D1], [1, 0, 2]]
-METADATA: list[Any] = ["key", 1, [b"part", b"", b"part"]]
+METADATA: list[Any] = [
+    "key",
+    1,
+    [
+        b"part",
+        [1],
+        b"",
+        [2, b"plain", b"head", b""],
+        [3, b"activity"],
+        [4, False, b"course", None, b"target", None],
+        [4, True, b"course", b"run", b"target", b"sku"],
+        [5, b"course", b"run", b"target"],
+    ],
+]
 GOOD: Mapping[ObjectType, Any] = {
     ObjectType.ROOT: ROOT,
     ObjectType.SEGMENT: SEGMENT,
@@ -395,6 +422,7 @@ NOT_CONTENT_SET = [
 ]
 NOT_STATE = [*NOT_NUMBER, 4, 5, 255]
 NOT_TYPE = [*NOT_NUMBER, 0, 5, 255]
+NOT_PART = [v for k, v in OTHERS.items() if k not in ("bytes", "list of one")]
 
 FIELDS: list[tuple[ObjectType, tuple[str | int, ...], Sequence[Any]]] = [
     (ObjectType.ROOT, ("format",), [*NOT_NUMBER, 0, 2, 3]),
@@ -453,8 +481,27 @@ FIELDS: list[tuple[ObjectType, tuple[str | int, ...], Sequence[Any]]] = [
     (ObjectType.METADATA, (0,), NOT_KEY),
     (ObjectType.METADATA, (1,), NOT_TYPE),
     (ObjectType.METADATA, (2,), NOT_LIST),
-    (ObjectType.METADATA, (2, 0), NOT_BYTES),
+    (ObjectType.METADATA, (2, 0), [*NOT_PART, []]),
+    *((ObjectType.METADATA, (2, n, 0), [*NOT_NUMBER, 0, 6, 255]) for n in (1, 3, 4, 5, 6, 7)),
+    *((ObjectType.METADATA, (2, 3, n), NOT_BYTES) for n in (1, 2, 3)),
+    (ObjectType.METADATA, (2, 4, 1), NOT_BYTES),
+    (ObjectType.METADATA, (2, 5, 1), NOT_BOOL),
+    *((ObjectType.METADATA, (2, 5, n), NOT_BYTES) for n in (2, 4)),
+    *((ObjectType.METADATA, (2, 5, n), but_nil(NOT_BYTES)) for n in (3, 5)),
+    *((ObjectType.METADATA, (2, 7, n), NOT_BYTES) for n in (1, 2, 3)),
 ]
+
+
+def test_every_kind_of_place_is_among_the_good_values() -> None:
+    places_ = [part for part in METADATA[2] if isinstance(part, list)]
+    assert {code for code, *_ in places_} == set(PLACES.values())
+    assert {len(fields) for code, *fields in places_ if code == 4} == {len(Enrollment._fields)}
+
+
+@pytest.mark.parametrize("place", [n for n, part in enumerate(METADATA[2]) if isinstance(part, list)])
+def test_a_place_with_a_field_too_few_or_too_many_is_refused(place: int) -> None:
+    for wrong in (METADATA[2][place][:-1], [*METADATA[2][place], b""]):
+        refused(ObjectType.METADATA, pack(["key", 1, [wrong]]))
 
 
 def test_the_good_values_are_good() -> None:
