@@ -27,16 +27,20 @@ from indexer.registry.catalogs import CatalogExists, NoSuchCatalog, QueryClash, 
 from indexer.registry.schema import catalog
 from indexer.service import Role
 from indexer.wiring import Parts
+from sidecar.auth import CHALLENGE, Tokens
 from sidecar.contract.words import canonical_uuid, iso_time
 from sidecar.intake import BODY_S, absolute_url, raw_query, receive
 from sidecar.pages import asked_page
 from sidecar.parameters import JSON_TYPE, Refusal, catalog_uuid, fields, pairs
+from sidecar.roles import EVERYBODY, Access, Caller, refused
 
 PUBLISHED_WITHIN_S: Final = 5.0
 RETRY_AFTER_S: Final = 5
 MAX_PAGE_SIZE: Final = 1000
 NO_CATALOG: Final = "No EnterpriseCatalog matches the given query."
+# Who made a change, where nobody has to say.
 WHO: Final = "api"
+MAX_WHO: Final = 255
 log = structlog.get_logger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -50,10 +54,14 @@ class CatalogApi:
         role: Role,
         publication: Publication,
         *,
+        tokens: Tokens | None = None,
         within_s: float = PUBLISHED_WITHIN_S,
         body_s: float = BODY_S,
     ) -> None:
-        """A write waits `within_s` seconds for its publication, and `body_s` for its body."""
+        """A write waits `within_s` seconds for its publication, and `body_s` for its body. Without `tokens`
+        everybody may do everything.
+        """
+        self._tokens = tokens
         self._registry = parts.registry
         self._clock = parts.clock
         self._role = role
@@ -78,9 +86,14 @@ class CatalogApi:
         ]
 
     async def list(self, request: web.Request) -> web.Response:
-        """A page of the catalogs, in order of creation."""
+        """A page of the catalogs that the caller may see, in order of creation."""
+        caller = self._caller(request)
+        caller.require(Access.LISTING)
+        theirs = caller.customers(Access.PROVISIONING)
         async with self._registry.read() as connection:
             wanted = _of_customer(request)
+            if theirs is not None:
+                wanted.append(catalog.c.customer.in_(sorted(theirs)))
             count = await catalogs.count(connection, *wanted)
             page = asked_page(count, dict(pairs(raw_query(request))), max_size=MAX_PAGE_SIZE)
             rows = await catalogs.select(connection, *wanted, first=page.start, most=page.size)
@@ -93,14 +106,20 @@ class CatalogApi:
     async def retrieve(self, request: web.Request) -> web.Response:
         """One catalog."""
         async with self._registry.read() as connection:
-            row = await _named(connection, request)
+            row = await self._granted(connection, request, Access.PROVISIONING)
             return web.json_response((await _documents(connection, [row]))[0])
 
     async def create(self, request: web.Request) -> web.Response:
         """Makes a catalog: 201; the same body again is 200, another one for its uuid 409."""
-        body = read_catalog(await _body(request, self._body_s))
+        caller = self._caller(request)
+        given = await _body(request, self._body_s)
+        if isinstance(given, Mapping):
+            # As it was sent: before it is known to be a uuid, it is a text like that of a role.
+            customer = given.get("enterprise_customer")
+            caller.require(Access.PROVISIONING, customer if isinstance(customer, str) else None)
+        body = read_catalog(given)
         async with self._registry.write() as tx:
-            row, made = await catalogs.create(tx, body, WHO)
+            row, made = await catalogs.create(tx, body, _who(caller))
             document = (await _documents(tx.connection, [row]))[0]
         return await self._published(tx, 201 if made else 200, document)
 
@@ -115,20 +134,23 @@ class CatalogApi:
     async def delete(self, request: web.Request) -> web.Response:
         """Takes a catalog away."""
         async with self._registry.write() as tx:
-            row = await _named(tx.connection, request)
-            await catalogs.remove(tx, row.uuid, WHO)
+            row = await self._granted(tx.connection, request, Access.ADMIN)
+            await catalogs.remove(tx, row.uuid, _who(self._caller(request)))
         return await self._published(tx, 204, None)
 
     async def refresh(self, request: web.Request) -> web.Response:
         """Asks for a pull of a catalog's content, or joins the one under way; answered at once, with its task id."""
         async with self._registry.plain() as connection:
-            row = await _named(connection, request)
+            row = await self._granted(connection, request, Access.ADMIN)
             task = await pulls.request(connection, row.wanted, self._clock.now_ms())
         self._role.wake.set()
         return web.json_response({"async_task_id": task})
 
     async def pull(self, request: web.Request) -> web.Response:
-        """How the pull of a task id goes."""
+        """How the pull of a task id goes; for whoever may ask for a pull of anything."""
+        caller = self._caller(request)
+        if caller.customers(Access.ADMIN) == frozenset():
+            raise refused(Access.ADMIN)
         task = canonical_uuid(request.match_info["task"])
         async with self._registry.read() as connection:
             found = None if task is None else await pulls.look_up(connection, task)
@@ -151,13 +173,31 @@ class CatalogApi:
     async def _change(self, request: web.Request, *, whole: bool) -> web.Response:
         uuid = catalog_uuid(request.match_info["uuid"])
         async with self._registry.read() as connection:
-            await _named(connection, request)  # Whoever asks: what does not exist is said before what is wrong.
+            # Whoever asks: what does not exist is said before what is wrong.
+            await self._granted(connection, request, Access.PROVISIONING)
         wanted = read_fields(await _body(request, self._body_s), whole=whole)
         async with self._registry.write() as tx:
-            await _named(tx.connection, request)
-            row = await catalogs.change(tx, uuid, wanted, WHO)
+            # Again, because it may have moved to another customer while the body arrived.
+            row = await self._granted(tx.connection, request, Access.PROVISIONING)
+            caller = self._caller(request)
+            if wanted.get("customer", row.customer) != row.customer:
+                caller.require(Access.PROVISIONING, wanted["customer"])
+            row = await catalogs.change(tx, uuid, wanted, _who(caller))
             document = (await _documents(tx.connection, [row]))[0]
         return await self._published(tx, 200, document)
+
+    def _caller(self, request: web.Request) -> Caller:
+        """Who asks. Raises Refusal if that cannot be told."""
+        return EVERYBODY if self._tokens is None else self._tokens.caller(request)
+
+    async def _granted(self, connection: AsyncConnection, request: web.Request, access: Access) -> RegisteredCatalog:
+        """The catalog that the path names, if the caller has the access for its customer.
+
+        Raises NoSuchCatalog before anything is asked of the caller, then Refusal.
+        """
+        row = await _named(connection, request)
+        self._caller(request).require(access, row.customer)
+        return row
 
     async def _published(self, tx: Transaction, status: int, document: object) -> web.Response:
         self._role.wake.set()
@@ -179,7 +219,11 @@ async def answered(request: web.Request, handler: Handler) -> web.StreamResponse
         return await handler(request)
     except Refusal as refusal:
         response = _json(refusal.status, refusal.body)
-        if refusal.status == HTTPStatus.REQUEST_TIMEOUT:
+        if refusal.status == HTTPStatus.UNAUTHORIZED:
+            response.headers.update(CHALLENGE)
+        elif refusal.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            response.headers["Retry-After"] = str(RETRY_AFTER_S)
+        elif refusal.status == HTTPStatus.REQUEST_TIMEOUT:
             # What may still come of the body is no next request.
             response.force_close()
         return response
@@ -216,6 +260,11 @@ async def _body(request: web.Request, body_s: float) -> object:
     given = fields(content_type, await receive(request, body_s))
     is_form = not content_type.lower().startswith(JSON_TYPE)
     return from_form(given) if is_form and isinstance(given, Mapping) else given
+
+
+def _who(caller: Caller) -> str:
+    """The caller as the history of a catalog names them."""
+    return caller.name.replace("\0", "")[:MAX_WHO] or WHO
 
 
 def _of_customer(request: web.Request) -> list[Any]:

@@ -42,6 +42,7 @@ from sidecar.clock import SystemClock
 from sidecar.contract.words import canonical_uuid
 from sidecar.errors import CatalogError
 from sidecar.intake import runner_of
+from sidecar.keys import KeysUnusable
 from sidecar.log import configure
 from sidecar.settings import Settings, SettingsError, load
 from sidecar.sockets import CannotListen, listening
@@ -81,11 +82,6 @@ def main() -> None:
 def serve(config: Path | None, adopt: bool) -> None:
     """Pull what is due, publish what changes, and take writes over HTTP, until stopped."""
     settings = _settings(config)
-    if settings.auth.mode != "none":
-        raise Refused(
-            f'auth.mode = "{settings.auth.mode}": this version cannot verify tokens yet; '
-            'set auth.mode to "none" and indexer.host to a loopback address'
-        )
 
     async def run(parts: Parts) -> None:
         role, publication, metrics = Role(), Publication(parts.registry), Metrics()
@@ -286,7 +282,7 @@ def _run(work: Awaitable[T]) -> T:
 
     try:
         return asyncio.run(run())
-    except (CatalogError, SourceError, CannotListen) as error:
+    except (CatalogError, SourceError, CannotListen, KeysUnusable) as error:
         raise Refused(str(error)) from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None

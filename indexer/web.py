@@ -1,7 +1,10 @@
 """The indexer's HTTP side: the catalogs of `indexer.api`, and beside them how it is and what it counts."""
 
+import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
 
+import structlog
 from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -14,12 +17,16 @@ from indexer.service import Role
 from indexer.status import Status, status
 from indexer.wiring import Parts
 from sidecar import __version__
+from sidecar.auth import Tokens
 from sidecar.contract.words import PullState
 from sidecar.intake import MAX_BODY_BYTES
+from sidecar.keys import Keyring, open_keyring
+
+log = structlog.get_logger(__name__)
 
 
 def make_app(parts: Parts, role: Role, publication: Publication, metrics: Metrics) -> web.Application:
-    """Catalogs and pulls, `/health` and `/metrics`."""
+    """Catalogs and pulls, `/health` and `/metrics`. Raises KeysUnusable."""
 
     async def look() -> Status:
         now = await status(parts.registry, parts.settings)
@@ -49,6 +56,25 @@ def make_app(parts: Parts, role: Role, publication: Publication, metrics: Metric
         return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     app = web.Application(middlewares=[answered], client_max_size=MAX_BODY_BYTES)
-    app.add_routes(CatalogApi(parts, role, publication).routes())
+    tokens: Tokens | None = None
+    if parts.settings.auth.mode == "jwt":
+        keyring = open_keyring(parts.settings.auth, parts.clock)
+        tokens = Tokens(parts.settings.auth, keyring, parts.clock)
+        app.cleanup_ctx.append(lambda _: _kept_up_to_date(keyring))
+    app.add_routes(CatalogApi(parts, role, publication, tokens=tokens).routes())
     app.add_routes([web.get("/health", health), web.get("/metrics", numbers)])
     return app
+
+
+async def _kept_up_to_date(keyring: Keyring) -> AsyncIterator[None]:
+    task = asyncio.create_task(keyring.run())
+    task.add_done_callback(_note_end)
+    yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _note_end(task: asyncio.Task[None]) -> None:
+    """A task that was to run for ever has met a defect: the keys that are there go on being trusted."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("keys of tokens are no longer read", exc_info=error)

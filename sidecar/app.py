@@ -7,21 +7,27 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
+from sidecar.auth import Tokens
 from sidecar.catalogs import CATALOGS
 from sidecar.clock import Clock
 from sidecar.containment import CONTAINMENT
+from sidecar.content import content_routes
 from sidecar.copier import Copier
 from sidecar.current import Current
 from sidecar.disk import Disk
+from sidecar.documents import Links
 from sidecar.edge import measured, process_routes
 from sidecar.follow import Follower
 from sidecar.forward import Forwarder
 from sidecar.handlers import api_routes
 from sidecar.health import Health, StoreStatus, report
 from sidecar.intake import MAX_BODY_BYTES, runner_of
+from sidecar.keys import Keyring, open_keyring
 from sidecar.memory import Memory
 from sidecar.metrics import Metrics
+from sidecar.queries import QUERIES
 from sidecar.settings import Settings
+from sidecar.shelves import Shelves
 from sidecar.sockets import listening
 from sidecar.store import Store
 from sidecar.tiers import Tiers
@@ -30,7 +36,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Sidecar:
-    """All parts of one sidecar. Tests reach in to see what a part knows; requests come through `app`."""
+    """All parts of one sidecar. Tests reach in to see what a part knows; requests come through `app`.
+
+    Raises KeysUnusable if no token could be verified.
+    """
 
     def __init__(self, settings: Settings, store: Store, clock: Clock) -> None:
         self.metrics = Metrics()
@@ -46,8 +55,15 @@ class Sidecar:
         self._settings = settings
         self._store = store
         self._clock = clock
+        self.keyring: Keyring | None = None
+        tokens: Tokens | None = None
+        if settings.auth.mode == "jwt":
+            self.keyring = open_keyring(settings.auth, clock)
+            tokens = Tokens(settings.auth, self.keyring, clock)
         self.app = web.Application(middlewares=[measured(self.metrics, clock)], client_max_size=MAX_BODY_BYTES)
-        self.app.add_routes(api_routes((*CONTAINMENT, *CATALOGS), self.current, self.forwarder, clock))
+        content = content_routes(Shelves(self.tiers), Links.of(settings.links))
+        routes = (*CONTAINMENT, *CATALOGS, *content, *QUERIES)
+        self.app.add_routes(api_routes(routes, self.current, self.forwarder, clock, tokens=tokens))
         self.app.add_routes(process_routes(self.health, self.metrics))
         self.app.on_shutdown.append(self._stop_waiting)
         self.app.cleanup_ctx.append(self._background)
@@ -70,6 +86,8 @@ class Sidecar:
         tasks = [asyncio.create_task(self.follower.run())]
         if self.disk.status.state != "off":
             tasks.append(asyncio.create_task(self.copier.run()))
+        if self.keyring is not None:
+            tasks.append(asyncio.create_task(self.keyring.run()))
         for task in tasks:
             task.add_done_callback(lambda ended: _note_end(ended, self.follower.status))
         yield

@@ -19,16 +19,18 @@ from sidecar.intake import absolute_url, raw_query
 from sidecar.lookup import Answer
 from sidecar.pages import asked_page
 from sidecar.parameters import Refusal, catalog_uuid, pairs
+from sidecar.roles import Access, Caller, Gate, Whose, caller_of
 
 # What a list of all catalogs was asked for with, and what one answer may cost the others.
 MAX_PAGE_SIZE: Final = 1_000
 
 
 class ListQuestion(NamedTuple):
-    """Which part of the list; `url` is the request's own, for the links to other parts."""
+    """Which part of the list, of what this caller may see; `url` is the request's own, for the links to other parts."""
 
     parameters: dict[str, str]
     url: str
+    caller: Caller
 
 
 class CatalogQuestion(NamedTuple):
@@ -39,13 +41,15 @@ class CatalogQuestion(NamedTuple):
 
 
 async def _list_question(request: web.Request, _: bool) -> ListQuestion:
-    return ListQuestion(dict(pairs(raw_query(request))), absolute_url(request))
+    return ListQuestion(dict(pairs(raw_query(request))), absolute_url(request), caller_of(request))
 
 
 def _ask_list(generation: Generation, question: ListQuestion) -> Answer[Any]:
-    parameters, url = question
-    customer = _customer(parameters)
+    parameters, url, caller = question
+    customer, theirs = _customer(parameters), caller.customers(Access.PROVISIONING)
     catalogs = generation.catalogs if customer is None else generation.index.of_customer.get(customer, ())
+    if theirs is not None:
+        catalogs = tuple(catalog for catalog in catalogs if catalog.customer in theirs)
     page = asked_page(len(catalogs), parameters, max_size=MAX_PAGE_SIZE)
     shown = page.cut(catalogs)
     records = [record(catalog) for catalog in shown]
@@ -105,6 +109,7 @@ CATALOGS: Final = (
         description="Viewset for CRUD operations on Enterprise Catalogs",
         reads=Reads(("GET", "HEAD"), _list_question, _ask_list),
         writes=("POST",),
+        gate=Gate(Access.PROVISIONING, Whose.NOBODY, {"GET": Access.LISTING, "HEAD": Access.LISTING}),
     ),
     Route(
         path="/enterprise-catalogs/{uuid}/",
@@ -114,6 +119,7 @@ CATALOGS: Final = (
         description="Viewset for CRUD operations on Enterprise Catalogs",
         reads=Reads(("GET", "HEAD"), _catalog_question, _ask_catalog),
         writes=("PUT", "PATCH", "DELETE"),
+        gate=Gate(Access.PROVISIONING, Whose.CATALOG, {"DELETE": Access.ADMIN}),
     ),
     Route(
         path="/enterprise-catalogs/{uuid}/refresh_metadata/",
@@ -123,5 +129,6 @@ CATALOGS: Final = (
         description="View to update metadata in Catalog with most recent data from Discovery service",
         writes=("POST",),
         redirects=False,
+        gate=Gate(Access.ADMIN, Whose.CATALOG),
     ),
 )

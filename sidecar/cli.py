@@ -18,6 +18,7 @@ from sidecar import __version__
 from sidecar.app import serve as serve_until
 from sidecar.clock import SystemClock
 from sidecar.errors import StoreError
+from sidecar.keys import KeysUnusable
 from sidecar.log import configure
 from sidecar.settings import Settings, SettingsError, load
 from sidecar.sockets import CannotListen
@@ -43,17 +44,11 @@ def serve(config: Path | None) -> None:
         settings = load(config, os.environ)
     except SettingsError as error:
         _fail(2, str(error))
-    if settings.auth.mode != "none":
-        _fail(
-            2,
-            f'auth.mode = "{settings.auth.mode}": this version cannot verify tokens yet; '
-            'set auth.mode to "none" and sidecar.host to a loopback address',
-        )
     configure(settings.log)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         uvloop.run(_serve(settings))
-    except StoreError as error:
+    except (StoreError, KeysUnusable) as error:
         _fail(2, str(error))
     except CannotListen as error:
         _fail(1, str(error))

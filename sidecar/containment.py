@@ -10,6 +10,7 @@ from sidecar.handlers import Reads, Route
 from sidecar.intake import raw_query
 from sidecar.lookup import Answer, catalog_contains, catalogs_containing, customer_contains, filter_content_items
 from sidecar.parameters import NO_IDS, Refusal, catalog_uuid, customer_uuid, filter_body, ids
+from sidecar.roles import Access, Caller, Gate, Whose, caller_of, refused
 
 
 class ContainsQuestion(NamedTuple):
@@ -28,6 +29,7 @@ class FilterQuestion(NamedTuple):
     keys: list[str]
     catalog_uuids: list[str]
     restricted: bool
+    caller: Caller
 
 
 async def _catalog_question(request: web.Request, restricted: bool) -> ContainsQuestion:
@@ -63,11 +65,18 @@ def _ask_customer(generation: Generation, question: ContainsQuestion) -> Answer[
 
 async def _filter_question(request: web.Request, restricted: bool) -> FilterQuestion:
     keys, catalog_uuids = filter_body(request.headers.get("Content-Type", ""), await request.read())
-    return FilterQuestion(customer_uuid(request.match_info["uuid"]), keys, catalog_uuids, restricted)
+    customer = customer_uuid(request.match_info["uuid"])
+    return FilterQuestion(customer, keys, catalog_uuids, restricted, caller_of(request))
 
 
 def _ask_filter(generation: Generation, question: FilterQuestion) -> Answer[Any]:
-    kept = filter_content_items(generation.index, *question)
+    index, (customer, keys, catalog_uuids, restricted, caller) = generation.index, question
+    for uuid in catalog_uuids:
+        # The path names the customer that the caller was let in for; a body may name anybody's catalogs.
+        catalog = index.catalogs.get(uuid)
+        if catalog is not None and catalog.customer != customer and not caller.may(Access.LEARNER, catalog.customer):
+            raise refused(Access.LEARNER)
+    kept = filter_content_items(index, customer, keys, catalog_uuids, restricted)
     return Answer({"filtered_content_keys": kept.value}, kept.oldest_ms)
 
 
@@ -80,6 +89,7 @@ CONTAINMENT: Final = (
         "Multiple course_run_ids and/or program_uuids query parameters can be sent to this view to check for their\n"
         "existence in the specified enterprise catalog.",
         reads=Reads(("GET", "HEAD"), _catalog_question, _ask_catalog),
+        gate=Gate(Access.LEARNER, Whose.CATALOG),
     ),
     Route(
         path="/enterprise-customer/{uuid}/contains_content_items/",
@@ -87,6 +97,7 @@ CONTAINMENT: Final = (
         name="Contains content items",
         description="Returns whether or not the specified content is available for the given enterprise.",
         reads=Reads(("GET", "HEAD"), _customer_question, _ask_customer),
+        gate=Gate(Access.LEARNER, Whose.CUSTOMER),
     ),
     Route(
         path="/enterprise-customer/{uuid}/filter_content_items/",
@@ -94,5 +105,6 @@ CONTAINMENT: Final = (
         name="Filter content items",
         description="Returns those of the specified content keys that are in the enterprise's catalogs.",
         reads=Reads(("POST",), _filter_question, _ask_filter),
+        gate=Gate(Access.LEARNER, Whose.CUSTOMER),
     ),
 )

@@ -10,6 +10,7 @@ X-Catalog-Generation    the generation that was asked, on whatever was found out
 X-Catalog-Age           whole seconds since the oldest pull that the answer rests on; absent if it rests on none.
 X-Catalog-Published     pending: the write was made, and no generation that shows it is served here yet.
 Retry-After             seconds, where it cannot be told, or done, yet (503).
+WWW-Authenticate        which credentials are taken (401).
 """
 
 import json
@@ -20,14 +21,28 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 import orjson
 from aiohttp import web
 
+from sidecar.auth import CHALLENGE, Tokens
 from sidecar.clock import Clock
+from sidecar.contract.index import Catalog
 from sidecar.current import Current, Generation
 from sidecar.errors import CatalogError, NotReady, UnknownCatalog
 from sidecar.forward import Forwarder
 from sidecar.health import age_s
 from sidecar.intake import BODY_S, raw_query, receive
 from sidecar.lookup import Answer
-from sidecar.parameters import FORM_TYPE, JSON_TYPE, MULTIPART_TYPE, Refusal, catalog_uuid, negotiate, pairs
+from sidecar.parameters import (
+    FORM_TYPE,
+    JSON_TYPE,
+    MULTIPART_TYPE,
+    XML_TYPE,
+    Format,
+    Refusal,
+    catalog_uuid,
+    negotiate,
+    pairs,
+)
+from sidecar.roles import CLOSED, Gate, Whose, remember
+from sidecar.xml import to_xml
 
 # A first pull takes seconds to minutes, and so does a start without a disk copy.
 RETRY_AFTER_S: Final = 5
@@ -37,20 +52,29 @@ METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 Q = TypeVar("Q")
 
 
+class Written(NamedTuple):
+    """The value of an answer that is JSON already."""
+
+    text: bytes
+
+
 class Reads(NamedTuple, Generic[Q]):
     """What a route answers from the index: its methods, and the two halves of an answer.
 
-    `question` is given the request and whether restricted runs count.
+    `question` is given the request and whether restricted runs count. `fetch` instead of `ask` is for what the index
+    alone cannot tell: documents, from memory, disk or store.
     """
 
     methods: tuple[str, ...]
     question: Callable[[web.Request, bool], Awaitable[Q]]
-    ask: Callable[[Generation, Q], Answer[Any]]
+    ask: Callable[[Generation, Q], Answer[Any]] | None = None
+    fetch: Callable[[Generation, Q], Awaitable[Answer[Any]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path, the formats that today's service has for it, what is answered here, and the methods that are forwarded.
+    """A path, the formats that today's service has for it, what is answered here, the methods that are forwarded, and
+    who is let in.
 
     Without its closing slash a path leads to the one with it, or, where it does not redirect, answers as well.
     """
@@ -63,6 +87,7 @@ class Route:
     writes: tuple[str, ...] = ()
     versions: tuple[str, ...] = ("v1", "v2")
     redirects: bool = True
+    gate: Gate = CLOSED
 
     @property
     def allow(self) -> str:
@@ -82,9 +107,18 @@ class Handler:
     """Answers requests to one route of one version of the API, but for its writes."""
 
     def __init__(
-        self, route: Route, current: Current, clock: Clock, *, restricted: bool, body_s: float = BODY_S
+        self,
+        route: Route,
+        current: Current,
+        clock: Clock,
+        *,
+        restricted: bool,
+        tokens: Tokens | None = None,
+        body_s: float = BODY_S,
     ) -> None:
+        """Without `tokens` everybody may ask."""
         self._route = route
+        self._tokens = tokens
         self._reads = route.reads
         self._body_s = body_s
         self._current = current
@@ -95,7 +129,10 @@ class Handler:
     async def answer(self, request: web.Request) -> web.Response:
         generation: Generation | None = None
         try:
-            _negotiate(request, self._route.formats)
+            format = _negotiate(request, self._route.formats)
+            if self._tokens is not None:
+                generation = self._current.generation
+                admit(self._route.gate, self._tokens, request, generation)
             if request.method == "OPTIONS":
                 return web.Response(body=self._route.options, headers=self._headers)
             reads = self._reads
@@ -104,10 +141,17 @@ class Handler:
             if request.method == "POST":
                 await receive(request, self._body_s)
             question = await reads.question(request, self._restricted)
-            generation = self._current.generation
+            admitted, generation = generation, self._current.generation
             if generation is None:
                 raise NotReady("no generation is loaded yet")
-            answer = reads.ask(generation, question)
+            if self._tokens is not None and generation is not admitted:
+                # While the body arrived: the catalog may be another customer's by now.
+                admit(self._route.gate, self._tokens, request, generation)
+            if reads.ask is not None:
+                answer = reads.ask(generation, question)
+            else:
+                assert reads.fetch is not None
+                answer = await reads.fetch(generation, question)
         except Refusal as refusal:
             return self._refused(refusal.status, refusal.body, generation)
         except CatalogError as error:
@@ -115,7 +159,11 @@ class Handler:
         headers = self._headers | {"X-Catalog-Generation": str(generation.pointer.generation)}
         if answer.oldest_ms is not None:
             headers["X-Catalog-Age"] = str(age_s(answer.oldest_ms, self._clock.now_ms()))
-        return web.Response(body=orjson.dumps(answer.value), headers=headers)
+        value = answer.value
+        if format == "xml":
+            read = orjson.loads(value.text) if isinstance(value, Written) else value
+            return web.Response(body=to_xml(read), headers=headers | {"Content-Type": f"{XML_TYPE}; charset=utf-8"})
+        return web.Response(body=value.text if isinstance(value, Written) else orjson.dumps(value), headers=headers)
 
     def _refused(self, status: int, body: object, generation: Generation | None) -> web.Response:
         headers = dict(self._headers)
@@ -127,8 +175,18 @@ class Handler:
 class WriteHandler:
     """Answers requests to one route that change something: the indexer does, and what it says is the answer."""
 
-    def __init__(self, route: Route, forwarder: Forwarder, *, body_s: float = BODY_S) -> None:
+    def __init__(
+        self,
+        route: Route,
+        current: Current,
+        forwarder: Forwarder,
+        *,
+        tokens: Tokens | None = None,
+        body_s: float = BODY_S,
+    ) -> None:
         self._route = route
+        self._current = current
+        self._tokens = tokens
         self._forwarder = forwarder
         self._body_s = body_s
         self._headers = _headers(route)
@@ -139,14 +197,57 @@ class WriteHandler:
             if "uuid" in request.match_info:
                 # Nothing but a uuid is put into a path that another process is asked for.
                 catalog_uuid(request.match_info["uuid"])
+            if self._tokens is not None:
+                self._known(self._tokens, request)
             with self._forwarder.room(request):
                 await receive(request, self._body_s)
                 answer = await self._forwarder.forward(request)
         except Refusal as refusal:
             return _refusal(refusal.status, refusal.body, self._headers)
+        except UnknownCatalog as error:
+            return _refusal(error.status, {"detail": _sentence(error)}, self._headers)
         answer.headers["Cache-Control"] = self._headers["Cache-Control"]
         answer.headers.setdefault("Allow", self._headers["Allow"])
         return answer
+
+    def _known(self, tokens: Tokens, request: web.Request) -> None:
+        """Lets nobody through to the indexer without a good token.
+
+        What its holder may do the indexer decides, from its registry: the generation here may not show yet a catalog
+        that was just made, or moved to another customer.
+        """
+        try:
+            tokens.caller(request)
+        except Refusal:
+            generation = self._current.generation
+            if generation is not None and self._route.gate.whose is Whose.CATALOG:
+                _catalog(generation, request)
+            raise
+
+
+def admit(gate: Gate, tokens: Tokens, request: web.Request, generation: Generation | None) -> None:
+    """Lets a request pass that has what the gate takes; a catalog that there is not is told to whoever asks.
+
+    Raises Refusal, UnknownCatalog, or NotReady if no generation can tell yet whose a catalog is.
+    """
+    customer = None
+    if gate.whose is Whose.CUSTOMER:
+        customer = request.match_info["uuid"]
+    elif gate.whose is Whose.CATALOG and generation is not None:
+        customer = _catalog(generation, request).customer
+    caller = tokens.caller(request)
+    if gate.whose is Whose.CATALOG and generation is None:
+        raise NotReady("no generation is loaded yet")
+    caller.require(gate.takes(request.method), customer)
+    remember(request, caller)
+
+
+def _catalog(generation: Generation, request: web.Request) -> Catalog:
+    uuid = catalog_uuid(request.match_info["uuid"])
+    catalog = generation.index.catalogs.get(uuid)
+    if catalog is None:
+        raise UnknownCatalog(uuid)
+    return catalog
 
 
 async def redirect(request: web.Request) -> web.Response:
@@ -157,7 +258,13 @@ async def redirect(request: web.Request) -> web.Response:
 
 
 def api_routes(
-    routes: Iterable[Route], current: Current, forwarder: Forwarder, clock: Clock, *, body_s: float = BODY_S
+    routes: Iterable[Route],
+    current: Current,
+    forwarder: Forwarder,
+    clock: Clock,
+    *,
+    tokens: Tokens | None = None,
+    body_s: float = BODY_S,
 ) -> list[web.RouteDef]:
     """The routes in every version that has them, for aiohttp's router."""
     definitions = []
@@ -165,8 +272,8 @@ def api_routes(
         for version in route.versions:
             # The paths are spelled out for each version: aiohttp finds a route by its fixed beginning.
             path = f"/api/{version}{route.path}".replace("{uuid}", "{uuid:[^/.]+}")
-            reads = Handler(route, current, clock, restricted=version == "v2", body_s=body_s)
-            writes = WriteHandler(route, forwarder, body_s=body_s)
+            reads = Handler(route, current, clock, restricted=version == "v2", tokens=tokens, body_s=body_s)
+            writes = WriteHandler(route, current, forwarder, tokens=tokens, body_s=body_s)
             slashless = path.removesuffix("/")
             for form in (path,) if route.redirects else (path, slashless):
                 definitions += [web.route(method, form, writes.answer) for method in route.writes]
@@ -181,7 +288,9 @@ def _headers(route: Route) -> dict[str, str]:
 
 
 def _refusal(status: int, body: object, headers: dict[str, str]) -> web.Response:
-    if status == 503:
+    if status == 401:
+        headers = headers | CHALLENGE
+    elif status == 503:
         headers = headers | {"Retry-After": str(RETRY_AFTER_S)}
     # Not orjson: a refusal may quote halves of surrogate pairs, which orjson does not write.
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
@@ -198,7 +307,7 @@ def _sentence(error: CatalogError) -> str:
     return f"It cannot be told yet: {error}."
 
 
-def _negotiate(request: web.Request, formats: tuple[str, ...]) -> None:
+def _negotiate(request: web.Request, formats: tuple[str, ...]) -> Format:
     query = raw_query(request)
     format = dict(pairs(query)).get("format") if "format" in query else None
-    negotiate(request.headers.get("Accept"), format, formats)
+    return negotiate(request.headers.get("Accept"), format, formats)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from email import policy
 from email.parser import BytesParser
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, Literal, NamedTuple, NoReturn
 from urllib.parse import unquote_to_bytes
 
 import orjson
@@ -21,6 +21,8 @@ NO_IDS: Final = "You must provide at least one of the following query parameters
 JSON_TYPE: Final = "application/json"
 FORM_TYPE: Final = "application/x-www-form-urlencoded"
 MULTIPART_TYPE: Final = "multipart/form-data"
+XML_TYPE: Final = "application/xml"
+Format = Literal["json", "xml"]
 _LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")
 
 
@@ -169,17 +171,32 @@ def _kind(value: object) -> str:
     return type(value).__name__
 
 
-def negotiate(accept: str | None, format: str | None, formats: tuple[str, ...]) -> None:
-    """Refuses a request that JSON cannot satisfy. `formats` are those that a route is known for; JSON is served."""
+def negotiate(accept: str | None, format: str | None, formats: tuple[str, ...]) -> Format:
+    """Whether an answer is JSON or XML, by the formats of its route, `format` in the query string, and Accept.
+
+    Accept counts by its media ranges alone, the narrower ones first; of what is equal JSON is preferred, whatever the
+    weights say. Refuses what neither can satisfy.
+    """
     if format and format not in formats:
         raise Refusal(404, {"detail": "Not found."})
-    if (format and format != "json") or not accepts_json(accept):
-        raise Refusal(406, {"detail": "Could not satisfy the request Accept header."})
+    offered: list[tuple[Format, str]] = [("json", JSON_TYPE)]
+    if "xml" in formats:
+        offered.append(("xml", XML_TYPE))
+    offered = [(name, media_type) for name, media_type in offered if format in (None, "", name)]
+    ranges = [_media_range(part) for part in accept.split(",")] if accept else [(0, "*/*")]
+    for width in sorted({width for width, _ in ranges}, reverse=True):
+        for name, media_type in offered:
+            wider = ("*/*", f"{media_type.partition('/')[0]}/*", media_type)
+            if any(one in wider for its_width, one in ranges if its_width == width):
+                return name
+    raise Refusal(406, {"detail": "Could not satisfy the request Accept header."})
 
 
-def accepts_json(accept: str | None) -> bool:
-    """Whether an Accept header takes JSON, by its media ranges alone; weights only order what all would do."""
-    if not accept:
-        return True
-    ranges = (part.partition(";")[0].strip().lower() for part in accept.split(","))
-    return any(one in ("*/*", "application/*", JSON_TYPE) for one in ranges)
+def _media_range(text: str) -> tuple[int, str]:
+    """How narrow a media range of an Accept header is, and which it is."""
+    media_type, *parameters = (piece.strip().lower() for piece in text.split(";"))
+    if media_type == "*/*":
+        return 0, media_type
+    if media_type.endswith("/*"):
+        return 1, media_type
+    return (2 if all(parameter.startswith("q=") for parameter in parameters) else 3), media_type

@@ -229,7 +229,8 @@ class AuthSettings(Section):
     mode: Literal["none", "jwt"] = setting(
         "none", 'Without tokens ("none"), only loopback and unix sockets are served.'
     )
-    jwks_file: str = setting("", "JWK set with the public keys that sign tokens.")
+    jwks_file: str = setting("", "JWK set with the public keys that sign tokens; read again when it changes.")
+    jwks_url: str = setting("", "Where that set is fetched from, if there is no file.", HTTP_URL_OR_NONE)
     issuer: str = setting("", "Issuer that a token must name.")
     audience: str = setting("", "Audience that a token must name.")
     hs256_secret: str = setting(
@@ -516,8 +517,10 @@ def _clashes(settings: Settings) -> Iterator[Clash]:
             if not is_loopback(host):
                 yield Clash(name, ("auth.mode",), 'without tokens, use a loopback address, or set auth.mode to "jwt"')
     else:
-        if not auth.jwks_file and not auth.hs256_secret:
-            yield Clash("auth.jwks_file", ("auth.mode", "auth.hs256_secret"), "set it, or auth.hs256_secret")
+        if not auth.jwks_file and not auth.jwks_url and not auth.hs256_secret:
+            yield Clash(
+                "auth.jwks_file", ("auth.mode", "auth.hs256_secret"), "set it, or auth.jwks_url, or auth.hs256_secret"
+            )
         for name, value in (("auth.issuer", auth.issuer), ("auth.audience", auth.audience)):
             if not value:
                 yield Clash(name, ("auth.mode",), "must be set")

@@ -273,6 +273,22 @@ class TestBuild:
         assert "hunter2" not in status + result.stderr
 
 
+class TestServe:
+    @pytest.mark.parametrize(
+        "content, told", [(None, "No such file"), ("{", "not JSON"), ('{"keys": []}', "no public")]
+    )
+    def test_is_refused_with_keys_that_cannot_verify_any_token(
+        self, cli: Installation, content: str | None, told: str
+    ) -> None:
+        keys = cli.path / "jwks.json"
+        if content is not None:
+            keys.write_text(content)
+        cli.settings(auth=f'mode = "jwt"\njwks_file = "{keys}"\nissuer = "us"\naudience = "them"')
+        text = cli.refused("serve")
+        assert "auth.jwks_file" in text
+        assert told in text
+
+
 class TestRefresh:
     def test_asks_for_pulls_and_prints_their_ids(self, cli: Installation) -> None:
         cli.add(catalog_body("a", COURSES, query_title="t"), catalog_body("b", {"key": "B+1"}))

@@ -11,7 +11,7 @@ ALLOWED: Final = frozenset(
     for name in (
         *("contract", "store", "settings", "errors", "clock", "log", "sockets", "__version__"),
         # The one API that both speak.
-        *("intake", "parameters", "pages"),
+        *("intake", "parameters", "pages", "auth", "keys", "roles"),
     )
 )
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession
@@ -22,6 +23,8 @@ from sidecar.sockets import listening
 from sidecar.store.memory import MemoryStore
 from tests.fakes import FakeClock, FakeSource
 from tests.indexer import scripts
+from tests.tokens import StillClock, token_of
+from tests.tokens import settings as trusting
 from tests.world import World
 
 COURSES = {"content_type": "course"}
@@ -161,3 +164,19 @@ async def test_health_says_what_keeps_the_leader_from_publishing(client: Client,
     async with client.get("/health") as response:
         body = await response.json()
     assert (body["status"], body["problem"]) == ("degraded", "cannot publish: redis store: it is full")
+
+
+async def test_tokens_are_asked_for_where_the_settings_say_so(here: World, metrics: Metrics, tmp_path: Path) -> None:
+    """Of catalogs and pulls; how the indexer is may be seen by all who reach it."""
+    clock = StillClock()
+    parts = Parts(Settings(auth=trusting(tmp_path)), clock, here.registry, here.store, here.source)
+    async with TestClient(TestServer(make_app(parts, Role(), Publication(parts.registry), metrics))) as client:
+        headers = {"Authorization": f"JWT {token_of('operator', clock.now_ms())}"}
+        for path, without, with_token in (
+            ("/api/v1/enterprise-catalogs/", 401, 200),
+            ("/api/v1/pulls/00000000-0000-0000-0000-000000000000/", 401, 404),
+            ("/health", 200, 200),
+            ("/metrics", 200, 200),
+        ):
+            assert (await client.get(path)).status == without
+            assert (await client.get(path, headers=headers)).status == with_token

@@ -276,11 +276,18 @@ async def test_there_are_no_catalogs_in_v2(api: Api) -> None:
         assert (await api.ask(path.replace("v1", "v2"))).status == 404
 
 
-async def test_an_accept_without_json_cannot_be_met(api: Api) -> None:
+@pytest.mark.parametrize("query, headers", [("", {"Accept": "application/xml"}), ("format=xml", {})])
+async def test_one_catalog_can_be_had_as_xml(api: Api, query: str, headers: Mapping[str, str]) -> None:
+    answer = await api.ask(f"{LIST}{CHANGED}/", query, headers=headers)
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/xml; charset=utf-8")
+    assert (await answer.text()).startswith('<?xml version="1.0" encoding="utf-8"?>\n<root><uuid>')
+
+
+async def test_an_accept_that_is_not_served_cannot_be_met(api: Api) -> None:
     requests: tuple[tuple[str, str, Mapping[str, str], int], ...] = (
         (LIST, "", {"Accept": "text/html"}, 406),
-        (f"{LIST}{CHANGED}/", "", {"Accept": "application/xml"}, 406),
-        (f"{LIST}{CHANGED}/", "format=xml", {}, 406),
+        (f"{LIST}{CHANGED}/", "", {"Accept": "text/html"}, 406),
+        (f"{LIST}{CHANGED}/", "format=xml", {"Accept": "application/json"}, 406),
         (LIST, "format=xml", {}, 404),
     )
     for path, query, headers, status in requests:

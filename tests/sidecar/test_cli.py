@@ -189,13 +189,19 @@ def test_wrong_settings_are_one_message(tmp_path: Path, name: str, value: str, e
     assert "Traceback" not in result.stderr
 
 
-def test_a_mode_that_needs_tokens_is_refused_with_a_remedy(tmp_path: Path) -> None:
-    file = tmp_path / "c.toml"
-    file.write_text('[auth]\nmode = "jwt"\nhs256_secret = "s"\nissuer = "i"\naudience = "a"\n')
-    result = CliRunner().invoke(main, ["serve", "--config", str(file)])
-    assert result.exit_code == 2
-    assert "cannot verify tokens yet" in result.stderr
-    assert 'set auth.mode to "none"' in result.stderr
+@pytest.mark.parametrize(
+    "content, told", [(None, "No such file"), ("{", "not JSON"), ('{"keys": []}', "no public RSA key")]
+)
+def test_keys_that_cannot_verify_any_token_are_refused(tmp_path: Path, content: str | None, told: str) -> None:
+    keys = tmp_path / "jwks.json"
+    if content is not None:
+        keys.write_text(content)
+    names = {"MODE": "jwt", "JWKS_FILE": str(keys), "ISSUER": "us", "AUDIENCE": "them"}
+    env = environment(tmp_path, **{f"CATALOG_AUTH_{name}": value for name, value in names.items()})
+    result = CliRunner().invoke(main, ["serve"], env=env)
+    assert (result.exit_code, result.stderr.startswith("catalog-sidecar: auth.jwks_file")) == (2, True)
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:

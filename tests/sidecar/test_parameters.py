@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.parameters import Filter, Ids, Refusal, accepts_json, filter_body, ids, negotiate, parse_json
+from sidecar.parameters import Filter, Ids, Refusal, filter_body, ids, negotiate, parse_json
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
@@ -148,30 +148,38 @@ def test_any_body_is_read_or_refused(body: bytes, content_type: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "accept, taken",
+    "accept, format, chosen",
     [
-        (None, True),
-        ("", True),
-        ("*/*", True),
-        ("application/*", True),
-        ("Application/JSON; indent=2", True),
-        ("text/html,application/xhtml+xml,*/*;q=0.8", True),
-        ("text/html", False),
-        ("application/xml", False),
+        (None, None, "json"),
+        ("", "", "json"),
+        ("*/*", None, "json"),
+        ("application/*", None, "json"),
+        ("Application/JSON; indent=2", None, "json"),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", None, "json"),
+        ("application/xml", None, "xml"),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", None, "xml"),
+        ("application/xml, application/json", None, "json"),
+        ("application/xml;q=0.1, application/json;q=0.9", None, "json"),
+        ("application/json, application/xml; charset=utf-8", None, "xml"),
+        ("*/*, application/xml", None, "xml"),
+        (None, "xml", "xml"),
+        ("*/*", "xml", "xml"),
+        ("application/json", "json", "json"),
     ],
 )
-def test_accept(accept: str | None, taken: bool) -> None:
-    assert accepts_json(accept) is taken
+def test_the_format_of_an_answer(accept: str | None, format: str | None, chosen: str) -> None:
+    assert negotiate(accept, format, ("json", "xml")) == chosen
 
 
 @pytest.mark.parametrize(
     "accept, format, status",
     [
-        (None, "xml", 406),
         ("application/json", "xml", 406),
+        ("application/xml", "json", 406),
         (None, "csv", 404),
         ("text/html", None, 406),
         ("text/html", "json", 406),
+        ("nonsense", None, 406),
     ],
 )
 def test_formats_that_cannot_be_had_are_refused(accept: str | None, format: str | None, status: int) -> None:
@@ -180,6 +188,8 @@ def test_formats_that_cannot_be_had_are_refused(accept: str | None, format: str 
     assert caught.value.status == status
 
 
-def test_json_by_name_is_fine() -> None:
-    negotiate("application/json", "json", ("json", "xml"))
-    negotiate(None, "", ("json", "xml"))
+def test_a_route_without_xml_has_none() -> None:
+    for accept, format in (("application/xml", None), (None, "api")):
+        with pytest.raises(Refusal) as caught:
+            negotiate(accept, format, ("json", "api"))
+        assert caught.value.status == 406

@@ -387,9 +387,16 @@ class TestClashes:
         assert [problem.name for problem in error.problems] == ["auth.jwks_file", "auth.issuer", "auth.audience"]
         assert error.problems[1].origin == "default; CATALOG_AUTH_ISSUER sets it too"
 
-    @pytest.mark.parametrize("env", ["CATALOG_AUTH_JWKS_FILE", "CATALOG_AUTH_HS256_SECRET"])
-    def test_either_kind_of_key_will_do(self, env: str) -> None:
-        assert load(None, {**JWT, env: "key"}).auth.mode == "jwt"
+    @pytest.mark.parametrize(
+        "env, value",
+        [
+            ("CATALOG_AUTH_JWKS_FILE", "key"),
+            ("CATALOG_AUTH_HS256_SECRET", "key"),
+            ("CATALOG_AUTH_JWKS_URL", "https://lms.example.test/jwks.json"),
+        ],
+    )
+    def test_any_kind_of_key_will_do(self, env: str, value: str) -> None:
+        assert load(None, {**JWT, env: value}).auth.mode == "jwt"
 
     @pytest.mark.parametrize("missing", sorted(set(DISCOVERY) - {"CATALOG_SOURCE_KIND"}))
     def test_discovery_needs_its_addresses_and_its_client(self, missing: str) -> None:

@@ -1,0 +1,376 @@
+"""The routes of content documents: a catalog's pages, a customer's document, what changed, and documents of no catalog.
+
+A document is written, never read: its pieces are joined, and the envelope goes around them as bytes. Which documents
+are meant is decided from the index; `shelves` fetches them, all from the generation that the request began with.
+
+What a key gives is a member of the catalog, or the member that is the course of a run that the catalog contains; keys
+are folded as in containment. `generate_diff` compares exact keys with all members, so that whatever it calls included
+is there when it is asked for by key.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+import orjson
+from aiohttp import web
+from pyroaring import BitMap
+
+from sidecar.contract.index import Catalog, Content, Dictionary, Index, Query
+from sidecar.contract.words import ContentType, canonical_uuid, iso_time
+from sidecar.current import Generation
+from sidecar.documents import Links, values_of, written
+from sidecar.errors import NotPulledYet, UnknownCatalog
+from sidecar.handlers import Reads, Route, Written
+from sidecar.intake import absolute_url, raw_query
+from sidecar.lookup import Answer, can_never_be_pulled
+from sidecar.pages import Page, asked_page
+from sidecar.parameters import Refusal, catalog_uuid, customer_uuid, fields, pairs
+from sidecar.roles import Access, Gate, Whose
+from sidecar.shelves import NOTHING, Document, Shelves
+
+MAX_PAGE_SIZE: Final = 100
+MAX_KEYS: Final = 100
+TOO_MANY_KEYS: Final = (
+    f"get_content_metadata GET requests supports up to {MAX_KEYS}. "
+    "If more contentkeys required, please use a POST body."
+)
+NOT_THEIRS: Final = "No matching content in any catalog for this customer"
+NOWHERE: Final = "No ContentMetadata matches the given query."
+EMPTY: Final = Content(BitMap(), BitMap(), BitMap())
+
+
+class DiffRoute(Route):
+    """A route that names GET and POST, and no other method, as allowed."""
+
+    __slots__ = ()
+
+    @property
+    def allow(self) -> str:
+        return "GET, POST"
+
+
+class PageQuestion(NamedTuple):
+    """Which part of which documents of a catalog; no `keys`: what it lists. `url` is the request's own, for links."""
+
+    uuid: str
+    keys: list[str] | None
+    parameters: dict[str, str]
+    url: str
+    restricted: bool
+
+
+class DiffQuestion(NamedTuple):
+    """The keys that the caller has of a catalog."""
+
+    uuid: str
+    keys: list[str]
+    restricted: bool
+
+
+class CustomerQuestion(NamedTuple):
+    """A document by its key or uuid, as a customer's catalogs show it; without `urls` it has no links to enrol by."""
+
+    customer: str
+    identifier: str
+    urls: bool
+    restricted: bool
+
+
+class BareQuestion(NamedTuple):
+    """Documents by key or uuid as no catalog shows them, or all; `coerced`: of runs, their courses."""
+
+    identifiers: list[str] | None
+    coerced: bool
+    parameters: dict[str, str]
+    url: str
+
+
+class Contents:
+    """What the routes of content documents answer."""
+
+    def __init__(self, shelves: Shelves, links: Links) -> None:
+        self._shelves = shelves
+        self._links = links
+
+    async def page(self, generation: Generation, question: PageQuestion) -> Answer[Any]:
+        """A page of a catalog's documents, or with traverse_pagination all of them."""
+        index = generation.index
+        catalog = _catalog(index, question.uuid)
+        if question.keys is not None and len(question.keys) > MAX_KEYS:
+            raise Refusal(400, TOO_MANY_KEYS)
+        query, content = _content(catalog, question.restricted)
+        chosen = content.listed
+        if question.keys is not None:
+            keys = (ordinal for key in question.keys for ordinal in index.dictionary.find(key))
+            chosen = matching(index.dictionary, content, keys)
+        page = asked_page(len(chosen), question.parameters, max_size=MAX_PAGE_SIZE)
+        whole = bool(question.parameters.get("traverse_pagination"))
+        ordinals = list(chosen if whole else chosen[page.start : page.start + page.size])
+        overrides = _overrides(query, question.restricted)
+        values = values_of(catalog.record, index.customers.get(catalog.customer), self._links)
+        documents = [
+            b"".join(written(document.metadata, document.modified_ms, values))
+            # One traversal must not push out of memory what all others ask for.
+            async for document in self._shelves.documents(index, ordinals, overrides, keep=not whole)
+        ]
+        head: dict[str, Any] = {"previous": None, "next": None, "count": page.count}
+        if not whole:
+            head = _seven(page, question.url)
+        tail = {"uuid": catalog.uuid, "title": catalog.record.title, "enterprise_customer": catalog.customer}
+        return Answer(enveloped(head, documents, tail), None if query is None else query.pulled_at_ms)
+
+    async def diff(self, generation: Generation, question: DiffQuestion) -> Answer[Any]:
+        """How the keys that a caller has differ from what a catalog has."""
+        index = generation.index
+        catalog = _catalog(index, question.uuid)
+        query, content = _content(catalog, question.restricted)
+        known, keys = index.dictionary.ordinals, index.dictionary.keys
+        asked = {key: known.get(key) for key in question.keys}
+        found = {key: ordinal for key, ordinal in asked.items() if ordinal is not None and ordinal in content.members}
+        entries = await self._shelves.entries(index, found.values())
+        body = {
+            "items_not_found": [{"content_key": key} for key in asked if key not in found],
+            "items_not_included": [{"content_key": keys[o]} for o in content.members - BitMap(found.values())],
+            "items_found": [
+                {"content_key": key, "date_updated": iso_time(entries[ordinal].modified_ms)}
+                for key, ordinal in found.items()
+            ],
+        }
+        return Answer(body, None if query is None else query.pulled_at_ms)
+
+    async def customers(self, generation: Generation, question: CustomerQuestion) -> Answer[Any]:
+        """The document as the first of the customer's catalogs shows it that has it.
+
+        What no pulled catalog has, one that was never pulled may have: NotPulledYet.
+        """
+        index = generation.index
+        ordinals = named(index.dictionary, question.identifier)
+        asked_ms, never_pulled = [], None
+        for catalog in index.of_customer.get(question.customer, ()):
+            try:
+                query, content = _content(catalog, question.restricted)
+            except NotPulledYet as error:
+                never_pulled = error
+                continue
+            if query is not None and query.pulled_at_ms is not None:
+                asked_ms.append(query.pulled_at_ms)
+            matches = matching(index.dictionary, content, ordinals)
+            if matches:
+                first = _course_first(index.dictionary, matches)
+                document = await self._one(index, first, _overrides(query, question.restricted))
+                values = values_of(catalog.record, index.customers.get(catalog.customer), self._links)
+                text = b"".join(written(document.metadata, document.modified_ms, values, urls=question.urls))
+                return Answer(Written(text), min(asked_ms, default=None))
+        if never_pulled is not None:
+            raise never_pulled
+        raise Refusal(404, {"detail": NOT_THEIRS})
+
+    async def bare(self, generation: Generation, question: BareQuestion) -> Answer[Any]:
+        """A document as no catalog shows it."""
+        found = await self._documented(generation.index, question)
+        if not found:
+            raise Refusal(404, {"detail": NOWHERE})
+        first = found[0]
+        document = await self._one(generation.index, first)
+        return Answer(Written(b"".join(written(document.metadata, document.modified_ms, None))), None)
+
+    async def list_bare(self, generation: Generation, question: BareQuestion) -> Answer[Any]:
+        """A page of documents as no catalog shows them."""
+        index = generation.index
+        if question.identifiers is None:
+            found = await self._shelves.documented(index)
+        else:
+            found = await self._documented(index, question)
+        page = asked_page(len(found), question.parameters, max_size=MAX_PAGE_SIZE)
+        documents = [
+            b"".join(written(document.metadata, document.modified_ms, None))
+            async for document in self._shelves.documents(index, page.cut(found))
+        ]
+        head = {"count": page.count, "next": page.next(question.url), "previous": page.previous(question.url)}
+        return Answer(enveloped(head, documents, {}), None)
+
+    async def _one(self, index: Index, ordinal: int, overrides: Mapping[int, bytes] = NOTHING) -> Document:
+        documents = [document async for document in self._shelves.documents(index, [ordinal], overrides)]
+        return documents[0]
+
+    async def _documented(self, index: Index, question: BareQuestion) -> list[int]:
+        """The ordinals that the identifiers name and that have a document, in order."""
+        dictionary = index.dictionary
+        ordinals = BitMap([o for text in question.identifiers or () for o in named(dictionary, text)])
+        if question.coerced:
+            parents = {ordinal: dictionary.parents[ordinal] for ordinal in ordinals}
+            ordinals = BitMap([ordinal if parent is None else parent for ordinal, parent in parents.items()])
+        entries = await self._shelves.entries(index, ordinals)
+        return [ordinal for ordinal, entry in entries.items() if entry.digest is not None]
+
+
+def matching(dictionary: Dictionary, content: Content, ordinals: Iterable[int]) -> BitMap:
+    """The members among the ordinals, and those that are courses of contained runs among them."""
+    asked = BitMap(ordinals)
+    parents = (dictionary.parents[ordinal] for ordinal in asked & content.contained)
+    return content.members & (asked | BitMap([parent for parent in parents if parent is not None]))
+
+
+def named(dictionary: Dictionary, identifier: str) -> tuple[int, ...]:
+    """The ordinals that a key, or else the uuid of content, means."""
+    found = dictionary.find(identifier)
+    uuid = None if found else canonical_uuid(identifier)
+    if uuid is None:
+        return found
+    # A program's key is its uuid in this form.
+    found = dictionary.find(uuid)
+    if found:
+        return found
+    ordinal = dictionary.of_uuid(uuid)
+    return () if ordinal is None else (ordinal,)
+
+
+def enveloped(head: Mapping[str, Any], documents: Iterable[bytes], tail: Mapping[str, Any]) -> Written:
+    """An object of the members of head, the documents as its `results`, and the members of tail."""
+    opening = orjson.dumps(head)[:-1] + b',"results":['
+    closing = b"]," + orjson.dumps(tail)[1:] if tail else b"]}"
+    return Written(b"".join((opening, b",".join(documents), closing)))
+
+
+def _catalog(index: Index, uuid: str) -> Catalog:
+    catalog = index.catalogs.get(uuid)
+    if catalog is None:
+        raise UnknownCatalog(uuid)
+    return catalog
+
+
+def _content(catalog: Catalog, restricted: bool) -> tuple[Query | None, Content]:
+    """What a catalog serves: nothing, ever, if its filter selects nothing; NotPulledYet before its first pull."""
+    query = catalog.serving
+    content = None if query is None else query.v2 if restricted else query.v1
+    if content is not None:
+        return query, content
+    if can_never_be_pulled(catalog.wanted):
+        return None, EMPTY
+    raise NotPulledYet(f"never pulled: {catalog.uuid}")
+
+
+def _overrides(query: Query | None, restricted: bool) -> Mapping[int, bytes]:
+    """The documents that differ for a query; what differs with restricted runs differs on top of what always does."""
+    if query is None:
+        return NOTHING
+    always = dict(query.record.overrides_v1)
+    return {**always, **dict(query.record.overrides_v2)} if restricted else always
+
+
+def _course_first(dictionary: Dictionary, ordinals: BitMap) -> int:
+    """A run's key gives its course, where that is a member, too."""
+    courses = (ordinal for ordinal in ordinals if dictionary.types[ordinal] == ContentType.COURSE)
+    return next(courses, ordinals[0])
+
+
+def _seven(page: Page, url: str) -> dict[str, Any]:
+    return {
+        "next": page.next(url),
+        "previous": page.previous(url),
+        "count": page.count,
+        "num_pages": page.pages,
+        "current_page": page.number,
+        "start": page.start,
+    }
+
+
+def _split(given: Iterable[tuple[str, str]], name: str) -> list[str] | None:
+    """All values of a parameter; a comma separates keys, because none has one. None if it was not given at all."""
+    values = [value for given_name, value in given if given_name == name]
+    return [key for value in values for key in value.split(",")] if values else None
+
+
+async def _page_question(request: web.Request, restricted: bool) -> PageQuestion:
+    given = pairs(raw_query(request))
+    uuid = catalog_uuid(request.match_info["uuid"])
+    return PageQuestion(uuid, _split(given, "content_keys"), dict(given), absolute_url(request), restricted)
+
+
+async def _diff_question(request: web.Request, restricted: bool) -> DiffQuestion:
+    uuid = catalog_uuid(request.match_info["uuid"])
+    if request.method != "POST":
+        keys: object = [value for name, value in pairs(raw_query(request)) if name == "content_keys"]
+    else:
+        given = fields(request.headers.get("Content-Type", ""), await request.read())
+        if not isinstance(given, Mapping):
+            raise Refusal(400, {"detail": f"Invalid data. Expected a dictionary, but got {type(given).__name__}."})
+        keys = given.get("content_keys") or []
+    if isinstance(keys, str):
+        keys = [keys]
+    if not isinstance(keys, list):
+        raise Refusal(400, {"detail": "content_keys must be a list of content keys."})
+    # Halves of surrogate pairs are in no key, and could not be written back.
+    texts = [key.encode(errors="replace").decode() for key in keys if isinstance(key, str)]
+    if len(texts) != len(keys):
+        raise Refusal(400, {"detail": "content_keys must be a list of content keys."})
+    return DiffQuestion(uuid, texts, restricted)
+
+
+async def _customer_question(request: web.Request, restricted: bool) -> CustomerQuestion:
+    skip = dict(pairs(raw_query(request))).get("skip_customer_fetch")
+    customer = customer_uuid(request.match_info["uuid"])
+    return CustomerQuestion(customer, request.match_info["key"], not skip, restricted)
+
+
+async def _bare_question(request: web.Request, _: bool) -> BareQuestion:
+    parameters = dict(pairs(raw_query(request)))
+    coerced = bool(parameters.get("coerce_to_parent_course"))
+    return BareQuestion([request.match_info["key"]], coerced, parameters, absolute_url(request))
+
+
+async def _list_question(request: web.Request, _: bool) -> BareQuestion:
+    given = pairs(raw_query(request))
+    parameters = dict(given)
+    coerced = bool(parameters.get("coerce_to_parent_course"))
+    return BareQuestion(_split(given, "content_identifiers"), coerced, parameters, absolute_url(request))
+
+
+def content_routes(shelves: Shelves, links: Links) -> tuple[Route, ...]:
+    """The routes, over these shelves."""
+    contents = Contents(shelves, links)
+    return (
+        Route(
+            path="/enterprise-catalogs/{uuid}/get_content_metadata/",
+            formats=("json", "xml"),
+            name="Enterprise Catalog Get Content Metadata",
+            description="View for retrieving all the content metadata associated with a catalog.",
+            reads=Reads(("GET", "HEAD"), _page_question, fetch=contents.page),
+            redirects=False,
+            gate=Gate(Access.LEARNER, Whose.CATALOG),
+        ),
+        DiffRoute(
+            path="/enterprise-catalogs/{uuid}/generate_diff/",
+            formats=("json", "api"),
+            name="Catalog Diff",
+            description="How the given content keys differ from what the catalog has.",
+            reads=Reads(("GET", "POST"), _diff_question, fetch=contents.diff),
+            redirects=False,
+            gate=Gate(Access.LEARNER, Whose.CATALOG),
+        ),
+        Route(
+            path="/enterprise-customer/{uuid}/content-metadata/{key}/",
+            formats=("json", "api"),
+            name="Enterprise Customer Content Metadata",
+            description="The document of a content key or uuid, as the enterprise's catalogs show it.",
+            reads=Reads(("GET", "HEAD"), _customer_question, fetch=contents.customers),
+            gate=Gate(Access.LEARNER, Whose.CUSTOMER),
+        ),
+        Route(
+            path="/content-metadata/",
+            formats=("json", "api"),
+            name="Content Metadata List",
+            description="Documents by content key or uuid, as no catalog shows them.",
+            reads=Reads(("GET", "HEAD"), _list_question, fetch=contents.list_bare),
+            gate=Gate(Access.AUTHENTICATED),
+        ),
+        Route(
+            path="/content-metadata/{key}/",
+            formats=("json", "api"),
+            name="Content Metadata Instance",
+            description="The document of a content key or uuid, as no catalog shows it.",
+            reads=Reads(("GET", "HEAD"), _bare_question, fetch=contents.bare),
+            redirects=False,
+            gate=Gate(Access.AUTHENTICATED),
+        ),
+    )
