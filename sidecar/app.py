@@ -25,6 +25,7 @@ from sidecar.intake import MAX_BODY_BYTES, runner_of
 from sidecar.keys import Keyring, open_keyring
 from sidecar.memory import Memory
 from sidecar.metrics import Metrics
+from sidecar.old_api import old_routes
 from sidecar.queries import QUERIES
 from sidecar.settings import Settings
 from sidecar.shelves import Shelves
@@ -64,6 +65,8 @@ class Sidecar:
         content = content_routes(Shelves(self.tiers), Links.of(settings.links))
         routes = (*CONTAINMENT, *CATALOGS, *content, *QUERIES)
         self.app.add_routes(api_routes(routes, self.current, self.forwarder, clock, tokens=tokens))
+        old = old_routes(Shelves(self.tiers), Links.of(settings.links), self.current, clock, tokens=tokens)
+        self.app.add_routes(old)
         self.app.add_routes(process_routes(self.health, self.metrics))
         self.app.on_shutdown.append(self._stop_waiting)
         self.app.cleanup_ctx.append(self._background)

@@ -6,7 +6,7 @@ links. Where the order is ours (difference 3), a page is compared by how much it
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from indexer.catalog_body import read_catalog
 from indexer.registry import catalogs
 from indexer.source.file import FileSource
 from sidecar.app import Sidecar
-from sidecar.settings import LinksSettings, Settings, SidecarSettings
+from sidecar.settings import AuthSettings, LinksSettings, Settings, SidecarSettings
 from sidecar.store.memory import MemoryStore
 from tests.fakes import FakeClock
 from tests.world import World, world
@@ -36,6 +36,8 @@ LINKS = LinksSettings(
     learner_portal="https://learner-portal.example.test",
     ecommerce="https://ecommerce.example.test",
 )
+# What a client would add to what was recorded.
+_ADDED = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z")
 _TIMES = {"content_last_modified", "date_updated"}
 _UNORDERED = ("items_found", "items_not_found", "items_not_included")
@@ -60,17 +62,31 @@ def exchanges(group: str) -> list[Json]:
 
 
 class Rig:
-    """An indexer and a sidecar over one store, and a client of the sidecar."""
+    """An indexer and a sidecar over one store, and a client of the sidecar, which sends actors' tokens if given."""
 
-    def __init__(self, world: World, store: MemoryStore, sidecar: Sidecar, client: Client) -> None:
+    def __init__(
+        self,
+        world: World,
+        store: MemoryStore,
+        sidecar: Sidecar,
+        client: Client,
+        tokens: Mapping[str, str] | None = None,
+    ) -> None:
         self.world, self.store, self.sidecar, self.client = world, store, sidecar, client
+        self.tokens = tokens or {}
 
     async def send(self, exchange: Json) -> ClientResponse:
-        """An exchange as it was recorded."""
+        """An exchange as it was recorded, with no header but those of the recording and its actor's token."""
         body, headers = exchange.get("request_body"), {"Host": HOST, **(exchange.get("request_headers") or {})}
         data = None if body is None else (body if isinstance(body, str) else json.dumps(body)).encode()
+        if data is not None:
+            headers.setdefault("Content-Type", "application/json")
+        if self.tokens and exchange.get("actor") is not None:
+            headers["Authorization"] = f"JWT {self.tokens[exchange['actor']]}"
         url = URL(exchange["path"] + (f"?{exchange['query']}" if exchange.get("query") else ""), encoded=True)
-        return await self.client.request(exchange["method"], url, data=data, headers=headers, allow_redirects=False)
+        return await self.client.request(
+            exchange["method"], url, data=data, headers=headers, skip_auto_headers=_ADDED, allow_redirects=False
+        )
 
     async def get(self, path: str, query: str = "") -> tuple[int, Any]:
         answer = await self.send({"method": "GET", "path": path, "query": query})
@@ -95,19 +111,27 @@ class Rig:
 
 
 @asynccontextmanager
-async def replaying(path: Path, *, memory_mb: int = 64) -> AsyncIterator[Rig]:
+async def replaying(
+    path: Path,
+    *,
+    memory_mb: int = 64,
+    clock: FakeClock | None = None,
+    auth: AuthSettings | None = None,
+    tokens: Mapping[str, str] | None = None,
+) -> AsyncIterator[Rig]:
     """A rig over the recorded corpus with the recorded catalogs; its sidecar has no disk."""
-    clock, store = FakeClock(), MemoryStore()
+    clock, store = clock or FakeClock(), MemoryStore()
     async with world(path, FileSource(GOLDEN / "corpus.json"), store, clock) as here:
         async with here.registry.write() as tx:
             for body in BODIES.values():
                 await catalogs.create(tx, read_catalog(body), "test")
         await here.build()
-        settings = Settings(sidecar=SidecarSettings(disk="", memory_mb=memory_mb, poll_ms=10), links=LINKS)
+        served = SidecarSettings(disk="", memory_mb=memory_mb, poll_ms=10)
+        settings = Settings(sidecar=served, links=LINKS, auth=auth or AuthSettings())
         sidecar = Sidecar(settings, store, clock)
         async with TestClient(TestServer(sidecar.app)) as client:
             await sidecar.current.other_than(None)
-            yield Rig(here, store, sidecar, client)
+            yield Rig(here, store, sidecar, client, tokens)
 
 
 def key_of(document: Json) -> str:
@@ -182,7 +206,7 @@ class Judge:
             # Everything that is known; the recording's service knew rows of runs.
             return differs(list(want), list(got)) or differs(len(want["results"]), len(got["results"]))
         if "/catalog-queries/" in path and "results" in want:
-            return self._queries(want, got)
+            return self.queries(want, got)
         for name in _UNORDERED:
             if name in want:
                 for body in (want, got):
@@ -204,7 +228,8 @@ class Judge:
         return differs(around[0], around[1]) or next((w for w in wrong if w), None)
 
     @staticmethod
-    def _queries(want: Json, got: Json) -> str | None:
+    def queries(want: Json, got: Json) -> str | None:
+        """What is wrong with a list of queries."""
         ours = [
             {"uuid": b["catalog_query_uuid"], "title": b["query_title"], "content_filter": b["content_filter"]}
             for b in BODIES.values()

@@ -1,0 +1,452 @@
+"""The old API, as the LMS had it under /enterprise/api/v1: a customer's catalogs, what they contain, and their content.
+
+The rule: a catalog here contains what it contains for /api/v1, and a document is the one that no catalog shows, without
+what this API never had, and with links of its own form. Such a document is read as JSON, since its links go to other
+places than those that are kept in it; it is a page of them at most.
+
+1. Whether ids are contained is told of all of them together, and of one catalog: not of each, and not of several.
+2. A catalog that is not the caller's is as good as none (404); only the detail of a catalog says what is missing (403).
+3. In a catalog's detail, a course tells whether it can be enrolled in now and when its last run ends; a run is left out
+   without seats to enrol in, though it counts, and so the pages hold together; a program comes without its courses.
+4. Asked for by itself, a course has links in its runs, and a program its courses in the same form. A run is what its
+   course's document says of it, or else its own document.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+import orjson
+from aiohttp import web
+
+from sidecar.auth import Tokens
+from sidecar.clock import Clock
+from sidecar.content import EMPTY, named
+from sidecar.contract.index import Catalog, Content, Index
+from sidecar.contract.words import ContentType, iso_time
+from sidecar.current import Current, Generation
+from sidecar.documents import Links, slugify, written
+from sidecar.errors import NotPulledYet
+from sidecar.handlers import Handler, Reads, Route
+from sidecar.intake import absolute_url, raw_query
+from sidecar.lookup import Answer, can_never_be_pulled
+from sidecar.pages import asked_page
+from sidecar.parameters import NO_IDS, Refusal, catalog_uuid, customer_uuid, pairs
+from sidecar.roles import Access, Caller, Gate, Whose, caller_of
+from sidecar.shelves import NOTHING, Shelves
+
+PREFIX: Final = "/enterprise/api/v1"
+MAX_PAGE_SIZE: Final = 100
+NO_CATALOG: Final = "No EnterpriseCustomerCatalog matches the given query."
+NOT_THEIRS: Final = "Missing: enterprise.can_view_catalog"
+NOWHERE: Final = "Not found."
+# A run that ends before a day has passed is not worth enrolling in.
+LAST_DAY: Final = timedelta(days=1)
+OPEN: Final = frozenset({"Current", "Starting Soon", "Upcoming"})
+Json = dict[str, Any]
+
+
+class ListQuestion(NamedTuple):
+    """Which page of the caller's catalogs; `url` is the request's own, for links."""
+
+    parameters: dict[str, str]
+    url: str
+    caller: Caller
+
+
+class DetailQuestion(NamedTuple):
+    """A catalog, and which page of its documents."""
+
+    uuid: str
+    parameters: dict[str, str]
+    url: str
+    caller: Caller
+
+
+class ContainsQuestion(NamedTuple):
+    """A catalog, or a customer, and the ids of which it has to contain every one."""
+
+    uuid: str
+    ids: list[str]
+    caller: Caller
+
+
+class ItemQuestion(NamedTuple):
+    """One piece of a catalog's content."""
+
+    uuid: str
+    identifier: str
+    caller: Caller
+
+
+class Served(NamedTuple):
+    """What a catalog serves, which documents are other ones for it, and when that was pulled."""
+
+    content: Content
+    overrides: Mapping[int, bytes]
+    pulled_at_ms: int | None
+
+
+class EnrollLinks(NamedTuple):
+    """The links by which one catalog's content is enrolled in; null all of them where they cannot be made."""
+
+    base: str | None
+    parameters: str
+
+    @classmethod
+    def of(cls, index: Index, catalog: Catalog, links: Links) -> "EnrollLinks":
+        """Those of a catalog; without an LMS, or for a customer that it does not know, none can be made."""
+        record = catalog.record
+        known = bool(links.lms) and catalog.customer in index.customers
+        audit = "audit=true&" if record.audit_urls else ""
+        utm = f"utm_medium=enterprise&utm_source={slugify(record.customer_name)}"
+        base = f"{links.lms}/enterprise/{catalog.customer}" if known else None
+        return cls(base, f"{audit}catalog={catalog.uuid}&{utm}")
+
+    def course(self, key: str) -> str | None:
+        """The link of a course, or a run: both are enrolled in as courses."""
+        return self._link("course", key)
+
+    def program(self, uuid: str) -> str | None:
+        """The link of a program."""
+        return self._link("program", uuid)
+
+    def _link(self, kind: str, key: str) -> str | None:
+        return None if self.base is None else f"{self.base}/{kind}/{key}/enroll/?{self.parameters}"
+
+
+class OldApi:
+    """What the routes of the old API answer."""
+
+    def __init__(self, shelves: Shelves, links: Links, clock: Clock) -> None:
+        self._shelves = shelves
+        self._links = links
+        self._clock = clock
+
+    async def detail(self, generation: Generation, question: DetailQuestion) -> Answer[Any]:
+        """A catalog with a page of its documents."""
+        index = generation.index
+        catalog = _catalog(index, question.uuid)
+        if not question.caller.may(Access.LEARNER, catalog.customer):
+            raise Refusal(403, {"detail": NOT_THEIRS})
+        served = _served(catalog)
+        members = served.content.members
+        page = asked_page(len(members), question.parameters, max_size=MAX_PAGE_SIZE)
+        ordinals = list(members[page.start : page.start + page.size])
+        documents = await self._documents(index, ordinals, served.overrides)
+        links = EnrollLinks.of(index, catalog, self._links)
+        now = datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC)
+        found = ((index.dictionary.keys[o], index.dictionary.types[o], documents[o]) for o in ordinals)
+        body = {
+            **_record(catalog),
+            "count": page.count,
+            "previous": page.previous(question.url),
+            "next": page.next(question.url),
+            "results": [_listed(*one, links, now) for one in found if _is_listed(*one[1:])],
+        }
+        return Answer(body, served.pulled_at_ms)
+
+    async def course(self, generation: Generation, question: ItemQuestion) -> Answer[Any]:
+        """A course that a catalog contains."""
+        index = generation.index
+        catalog, served = _theirs(index, question)
+        ordinal = _contained(index, served, question.identifier, ContentType.COURSE)
+        document = (await self._known(index, [ordinal], served.overrides)).get(ordinal)
+        if document is None:
+            raise Refusal(404, {"detail": NOWHERE})
+        links = EnrollLinks.of(index, catalog, self._links)
+        return Answer(_course(document, links), served.pulled_at_ms)
+
+    async def run(self, generation: Generation, question: ItemQuestion) -> Answer[Any]:
+        """A course run that a catalog contains."""
+        index = generation.index
+        catalog, served = _theirs(index, question)
+        ordinal = _contained(index, served, question.identifier, ContentType.COURSE_RUN)
+        key, parent = index.dictionary.keys[ordinal], index.dictionary.parents[ordinal]
+        known = await self._known(index, [ordinal] if parent is None else [parent, ordinal], served.overrides)
+        nested = [] if parent is None else _runs(known.get(parent, {}))
+        document = next((run for run in nested if run.get("key") == key), known.get(ordinal))
+        if document is None:
+            raise Refusal(404, {"detail": NOWHERE})
+        course = None if parent is None else index.dictionary.keys[parent]
+        body = {
+            **document,
+            "content_type": "courserun",
+            "aggregation_key": f"courserun:{key if course is None else course}",
+            "parent_content_key": course,
+            "enrollment_url": EnrollLinks.of(index, catalog, self._links).course(key),
+        }
+        return Answer(body, served.pulled_at_ms)
+
+    async def program(self, generation: Generation, question: ItemQuestion) -> Answer[Any]:
+        """A program that a catalog contains, with its courses, whether the catalog contains them or not."""
+        index = generation.index
+        catalog, served = _theirs(index, question)
+        ordinal = _contained(index, served, question.identifier, ContentType.PROGRAM)
+        document = (await self._known(index, [ordinal], served.overrides)).get(ordinal)
+        if document is None:
+            raise Refusal(404, {"detail": NOWHERE})
+        links = EnrollLinks.of(index, catalog, self._links)
+        courses = [course for course in document.get("courses") or () if isinstance(course, dict)]
+        ordinals = {course.get("key"): index.dictionary.ordinals.get(str(course.get("key"))) for course in courses}
+        known = await self._known(index, [o for o in ordinals.values() if o is not None], served.overrides)
+        whole = [(course, ordinals[course.get("key")]) for course in courses]
+        body = {
+            **document,
+            "courses": [_course(course if o is None else known.get(o, course), links) for course, o in whole],
+            "enrollment_url": links.program(index.dictionary.keys[ordinal]),
+        }
+        return Answer(body, served.pulled_at_ms)
+
+    async def _known(self, index: Index, ordinals: Iterable[int], overrides: Mapping[int, bytes]) -> dict[int, Json]:
+        """The documents of those that have one; a run may be contained for its course, and a course for its run."""
+        entries = await self._shelves.entries(index, dict.fromkeys(ordinals))
+        have = [ordinal for ordinal, entry in entries.items() if entry.digest is not None or ordinal in overrides]
+        return await self._documents(index, have, overrides)
+
+    async def _documents(
+        self, index: Index, ordinals: Sequence[int], overrides: Mapping[int, bytes]
+    ) -> dict[int, Json]:
+        documents = [document async for document in self._shelves.documents(index, ordinals, overrides)]
+        found = {}
+        for ordinal, document in zip(ordinals, documents, strict=True):
+            found[ordinal] = _read(b"".join(written(document.metadata, document.modified_ms, None)))
+            # Reading takes a while; others must have their turn.
+            await asyncio.sleep(0)
+        return found
+
+
+def _read(text: bytes) -> Json:
+    """A document without what the old API never had."""
+    document: Json = orjson.loads(text)
+    document.pop("content_last_modified", None)
+    if document.get("parent_content_key") is None:
+        document.pop("parent_content_key", None)
+    if document.get("content_type") == "course":
+        document.pop("active", None)
+    return document
+
+
+def _is_listed(kind: int, document: Json) -> bool:
+    return kind != ContentType.COURSE_RUN or bool(document.get("has_enrollable_seats"))
+
+
+def _listed(key: str, kind: int, document: Json, links: EnrollLinks, now: datetime) -> Json:
+    """A document as the detail of a catalog shows it."""
+    if kind == ContentType.COURSE:
+        runs = _runs(document)
+        ends = {"active": any(_is_open(run, now) for run in runs), "end_date": _last_end(runs)}
+        return {**document, "enrollment_url": links.course(key), **ends}
+    if kind == ContentType.COURSE_RUN:
+        return {**document, "enrollment_url": links.course(key)}
+    if kind == ContentType.PROGRAM:
+        shown = {name: value for name, value in document.items() if name != "courses"}
+        return {**shown, "enrollment_url": links.program(key)}
+    return document
+
+
+def _course(document: Json, links: EnrollLinks) -> Json:
+    """A course by itself, or in a program: with the links of its runs."""
+    shown, key = dict(document), document.get("key")
+    if isinstance(document.get("course_runs"), list):
+        shown["course_runs"] = [_linked(run, links) for run in document["course_runs"]]
+    return {**shown, "enrollment_url": links.course(key) if isinstance(key, str) else None}
+
+
+def _linked(run: Any, links: EnrollLinks) -> Any:
+    key = run.get("key") if isinstance(run, dict) else None
+    return {**run, "enrollment_url": links.course(key)} if isinstance(key, str) else run
+
+
+def _runs(course: Json) -> list[Json]:
+    runs = course.get("course_runs")
+    return [run for run in runs if isinstance(run, dict)] if isinstance(runs, list) else []
+
+
+def _is_open(run: Json, now: datetime) -> bool:
+    """Whether a run can be enrolled in now; what has no bound is open to that side."""
+    if run.get("status") != "published" or run.get("availability") not in OPEN:
+        return False
+    end, opens, closes = (_time(run.get(name)) for name in ("end", "enrollment_start", "enrollment_end"))
+    in_time = end is None or end > now + LAST_DAY
+    return in_time and (opens is None or opens < now) and (closes is None or closes > now)
+
+
+def _last_end(runs: Iterable[Json]) -> str | None:
+    """When the last of the runs ends; null if there is none, or one of them has no end."""
+    ends = [run.get("end") for run in runs]
+    texts = [end for end in ends if isinstance(end, str)]
+    return max(texts) if texts and len(texts) == len(ends) else None
+
+
+def _time(text: object) -> datetime | None:
+    if not isinstance(text, str):
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
+def _record(catalog: Catalog) -> Json:
+    """A catalog as the old API shows it."""
+    row = catalog.record
+    return {
+        "uuid": catalog.uuid,
+        "title": row.title,
+        "enterprise_customer": catalog.customer,
+        "enterprise_catalog_query": catalog.wanted.record.id,
+        "created": iso_time(row.created_ms),
+        "modified": iso_time(row.modified_ms),
+    }
+
+
+def _catalog(index: Index, uuid: str) -> Catalog:
+    catalog = index.catalogs.get(uuid)
+    if catalog is None:
+        raise Refusal(404, {"detail": NO_CATALOG})
+    return catalog
+
+
+def _theirs(index: Index, question: ContainsQuestion | ItemQuestion) -> tuple[Catalog, Served]:
+    """A catalog that the caller may know of, and what it serves."""
+    catalog = _catalog(index, question.uuid)
+    if not question.caller.may(Access.LEARNER, catalog.customer):
+        raise Refusal(404, {"detail": NO_CATALOG})
+    return catalog, _served(catalog)
+
+
+def _served(catalog: Catalog) -> Served:
+    """What a catalog serves: nothing, ever, if its filter selects nothing; NotPulledYet before its first pull."""
+    query = catalog.serving
+    if query is not None and query.v1 is not None:
+        return Served(query.v1, dict(query.record.overrides_v1), query.pulled_at_ms)
+    if can_never_be_pulled(catalog.wanted):
+        return Served(EMPTY, NOTHING, None)
+    raise NotPulledYet(f"never pulled: {catalog.uuid}")
+
+
+def _contained(index: Index, served: Served, identifier: str, kind: ContentType) -> int:
+    """The ordinal of contained content of a type; 404 if there is none."""
+    found = named(index.dictionary, identifier) if kind is ContentType.PROGRAM else index.dictionary.find(identifier)
+    for ordinal in found:
+        if index.dictionary.types[ordinal] == kind and ordinal in served.content.contained:
+            return ordinal
+    raise Refusal(404, {"detail": NOWHERE})
+
+
+def _contains_all(index: Index, content: Content, ids: Iterable[str]) -> bool:
+    return all(any(ordinal in content.contained for ordinal in index.dictionary.find(id)) for id in ids)
+
+
+def _ask_list(generation: Generation, question: ListQuestion) -> Answer[Any]:
+    theirs = question.caller.customers(Access.LEARNER)
+    catalogs = [catalog for catalog in generation.catalogs if theirs is None or catalog.customer in theirs]
+    page = asked_page(len(catalogs), question.parameters, max_size=MAX_PAGE_SIZE)
+    body = {
+        "next": page.next(question.url),
+        "previous": page.previous(question.url),
+        "count": page.count,
+        "num_pages": page.pages,
+        "current_page": page.number,
+        "start": page.start,
+        "results": [_record(catalog) for catalog in page.cut(catalogs)],
+    }
+    return Answer(body, None)
+
+
+def _ask_catalog(generation: Generation, question: ContainsQuestion) -> Answer[Any]:
+    _, served = _theirs(generation.index, question)
+    contains = _contains_all(generation.index, served.content, question.ids)
+    return Answer({"contains_content_items": contains}, served.pulled_at_ms)
+
+
+def _ask_customer(generation: Generation, question: ContainsQuestion) -> Answer[Any]:
+    """Yes as soon as one catalog contains all; no only if all catalogs were pulled."""
+    index = generation.index
+    asked_ms, never_pulled, contains = [], None, False
+    for catalog in index.of_customer.get(question.uuid, ()):
+        try:
+            served = _served(catalog)
+        except NotPulledYet as error:
+            never_pulled = error
+            continue
+        if served.pulled_at_ms is not None:
+            asked_ms.append(served.pulled_at_ms)
+        if _contains_all(index, served.content, question.ids):
+            contains = True
+            break
+    if never_pulled is not None and not contains:
+        raise never_pulled
+    return Answer({"contains_content_items": contains}, min(asked_ms, default=None))
+
+
+def _ids(request: web.Request) -> list[str]:
+    """The ids of both parameters; a comma separates ids, because no content key has one."""
+    given = [value for name, value in pairs(raw_query(request)) if name in ("course_run_ids", "program_uuids")]
+    if not given:
+        raise Refusal(400, [NO_IDS])
+    return [id for value in given for id in value.split(",")]
+
+
+async def _list_question(request: web.Request, _: bool) -> ListQuestion:
+    return ListQuestion(dict(pairs(raw_query(request))), absolute_url(request), caller_of(request))
+
+
+async def _detail_question(request: web.Request, _: bool) -> DetailQuestion:
+    uuid = catalog_uuid(request.match_info["uuid"])
+    return DetailQuestion(uuid, dict(pairs(raw_query(request))), absolute_url(request), caller_of(request))
+
+
+async def _catalog_question(request: web.Request, _: bool) -> ContainsQuestion:
+    return ContainsQuestion(catalog_uuid(request.match_info["uuid"]), _ids(request), caller_of(request))
+
+
+async def _customer_question(request: web.Request, _: bool) -> ContainsQuestion:
+    return ContainsQuestion(customer_uuid(request.match_info["uuid"]), _ids(request), caller_of(request))
+
+
+async def _item_question(request: web.Request, _: bool) -> ItemQuestion:
+    return ItemQuestion(catalog_uuid(request.match_info["uuid"]), request.match_info["key"], caller_of(request))
+
+
+def old_routes(
+    shelves: Shelves, links: Links, current: Current, clock: Clock, *, tokens: Tokens | None = None
+) -> list[web.RouteDef]:
+    """The routes, for aiohttp's router. A path without its closing slash leads nowhere, as it always has."""
+    old = OldApi(shelves, links, clock)
+    get = ("GET", "HEAD")
+    catalogs, one = "/enterprise_catalogs/", "/enterprise_catalogs/{uuid}/"
+    reads: tuple[tuple[str, str, Reads[Any]], ...] = (
+        (catalogs, "Enterprise Customer Catalog List", Reads(get, _list_question, _ask_list)),
+        (one, "Enterprise Customer Catalog Instance", Reads(get, _detail_question, fetch=old.detail)),
+        (f"{one}contains_content_items/", "Contains Content Items", Reads(get, _catalog_question, _ask_catalog)),
+        (f"{one}courses/{{key}}/", "Course Detail", Reads(get, _item_question, fetch=old.course)),
+        (f"{one}course_runs/{{key}}/", "Course Run Detail", Reads(get, _item_question, fetch=old.run)),
+        (f"{one}programs/{{key}}/", "Program Detail", Reads(get, _item_question, fetch=old.program)),
+    )
+    routes = [
+        # Whose a catalog is the answers themselves find out: what others are told differs between them.
+        Route(path, ("json", "xml"), name, "Enterprise catalogs.", read, gate=Gate(Access.AUTHENTICATED))
+        for path, name, read in reads
+    ]
+    routes.append(
+        Route(
+            "/enterprise-customer/{uuid}/contains_content_items/",
+            ("json", "api"),
+            "Contains Content Items",
+            "Whether one of the enterprise's catalogs contains all of the specified content.",
+            Reads(get, _customer_question, _ask_customer),
+            gate=Gate(Access.LEARNER, Whose.CUSTOMER),
+        )
+    )
+    return [
+        web.route(
+            "*",
+            f"{PREFIX}{route.path}".replace("{uuid}", "{uuid:[^/.]+}"),
+            Handler(route, current, clock, restricted=False, tokens=tokens).answer,
+        )
+        for route in routes
+    ]
