@@ -23,7 +23,7 @@ from sidecar.errors import NotPulledYet, UnknownCatalog
 from sidecar.handlers import Reads, Route, Written
 from sidecar.intake import absolute_url, raw_query
 from sidecar.lookup import Answer, can_never_be_pulled
-from sidecar.pages import Page, asked_page
+from sidecar.pages import asked_page
 from sidecar.parameters import Refusal, catalog_uuid, customer_uuid, fields, pairs
 from sidecar.roles import Access, Gate, Whose
 from sidecar.shelves import NOTHING, Document, Shelves
@@ -98,7 +98,7 @@ class Contents:
         catalog = _catalog(index, question.uuid)
         if question.keys is not None and len(question.keys) > MAX_KEYS:
             raise Refusal(400, TOO_MANY_KEYS)
-        query, content = _content(catalog, question.restricted)
+        query, content = content_of(catalog, question.restricted)
         chosen = content.listed
         if question.keys is not None:
             keys = (ordinal for key in question.keys for ordinal in index.dictionary.find(key))
@@ -106,7 +106,7 @@ class Contents:
         page = asked_page(len(chosen), question.parameters, max_size=MAX_PAGE_SIZE)
         whole = bool(question.parameters.get("traverse_pagination"))
         ordinals = list(chosen if whole else chosen[page.start : page.start + page.size])
-        overrides = _overrides(query, question.restricted)
+        overrides = overrides_of(query, question.restricted)
         values = values_of(catalog.record, index.customers.get(catalog.customer), self._links)
         documents = [
             b"".join(written(document.metadata, document.modified_ms, values))
@@ -115,7 +115,7 @@ class Contents:
         ]
         head: dict[str, Any] = {"previous": None, "next": None, "count": page.count}
         if not whole:
-            head = _seven(page, question.url)
+            head = page.head(question.url)
         tail = {"uuid": catalog.uuid, "title": catalog.record.title, "enterprise_customer": catalog.customer}
         return Answer(enveloped(head, documents, tail), None if query is None else query.pulled_at_ms)
 
@@ -123,7 +123,7 @@ class Contents:
         """How the keys that a caller has differ from what a catalog has."""
         index = generation.index
         catalog = _catalog(index, question.uuid)
-        query, content = _content(catalog, question.restricted)
+        query, content = content_of(catalog, question.restricted)
         known, keys = index.dictionary.ordinals, index.dictionary.keys
         asked = {key: known.get(key) for key in question.keys}
         found = {key: ordinal for key, ordinal in asked.items() if ordinal is not None and ordinal in content.members}
@@ -148,7 +148,7 @@ class Contents:
         asked_ms, never_pulled = [], None
         for catalog in index.of_customer.get(question.customer, ()):
             try:
-                query, content = _content(catalog, question.restricted)
+                query, content = content_of(catalog, question.restricted)
             except NotPulledYet as error:
                 never_pulled = error
                 continue
@@ -157,7 +157,7 @@ class Contents:
             matches = matching(index.dictionary, content, ordinals)
             if matches:
                 first = _course_first(index.dictionary, matches)
-                document = await self._one(index, first, _overrides(query, question.restricted))
+                document = await self._one(index, first, overrides_of(query, question.restricted))
                 values = values_of(catalog.record, index.customers.get(catalog.customer), self._links)
                 text = b"".join(written(document.metadata, document.modified_ms, values, urls=question.urls))
                 return Answer(Written(text), min(asked_ms, default=None))
@@ -239,7 +239,7 @@ def _catalog(index: Index, uuid: str) -> Catalog:
     return catalog
 
 
-def _content(catalog: Catalog, restricted: bool) -> tuple[Query | None, Content]:
+def content_of(catalog: Catalog, restricted: bool) -> tuple[Query | None, Content]:
     """What a catalog serves: nothing, ever, if its filter selects nothing; NotPulledYet before its first pull."""
     query = catalog.serving
     content = None if query is None else query.v2 if restricted else query.v1
@@ -250,7 +250,7 @@ def _content(catalog: Catalog, restricted: bool) -> tuple[Query | None, Content]
     raise NotPulledYet(f"never pulled: {catalog.uuid}")
 
 
-def _overrides(query: Query | None, restricted: bool) -> Mapping[int, bytes]:
+def overrides_of(query: Query | None, restricted: bool) -> Mapping[int, bytes]:
     """The documents that differ for a query; what differs with restricted runs differs on top of what always does."""
     if query is None:
         return NOTHING
@@ -262,17 +262,6 @@ def _course_first(dictionary: Dictionary, ordinals: BitMap) -> int:
     """A run's key gives its course, where that is a member, too."""
     courses = (ordinal for ordinal in ordinals if dictionary.types[ordinal] == ContentType.COURSE)
     return next(courses, ordinals[0])
-
-
-def _seven(page: Page, url: str) -> dict[str, Any]:
-    return {
-        "next": page.next(url),
-        "previous": page.previous(url),
-        "count": page.count,
-        "num_pages": page.pages,
-        "current_page": page.number,
-        "start": page.start,
-    }
 
 
 def _split(given: Iterable[tuple[str, str]], name: str) -> list[str] | None:

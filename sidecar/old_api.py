@@ -22,7 +22,7 @@ from aiohttp import web
 
 from sidecar.auth import Tokens
 from sidecar.clock import Clock
-from sidecar.content import EMPTY, named
+from sidecar.content import content_of, named, overrides_of
 from sidecar.contract.index import Catalog, Content, Index
 from sidecar.contract.words import ContentType, iso_time
 from sidecar.current import Current, Generation
@@ -30,11 +30,11 @@ from sidecar.documents import Links, slugify, written
 from sidecar.errors import NotPulledYet
 from sidecar.handlers import Handler, Reads, Route
 from sidecar.intake import absolute_url, raw_query
-from sidecar.lookup import Answer, can_never_be_pulled
+from sidecar.lookup import Answer
 from sidecar.pages import asked_page
 from sidecar.parameters import NO_IDS, Refusal, catalog_uuid, customer_uuid, pairs
 from sidecar.roles import Access, Caller, Gate, Whose, caller_of
-from sidecar.shelves import NOTHING, Shelves
+from sidecar.shelves import Shelves
 
 PREFIX: Final = "/enterprise/api/v1"
 MAX_PAGE_SIZE: Final = 100
@@ -319,13 +319,9 @@ def _theirs(index: Index, question: ContainsQuestion | ItemQuestion) -> tuple[Ca
 
 
 def _served(catalog: Catalog) -> Served:
-    """What a catalog serves: nothing, ever, if its filter selects nothing; NotPulledYet before its first pull."""
-    query = catalog.serving
-    if query is not None and query.v1 is not None:
-        return Served(query.v1, dict(query.record.overrides_v1), query.pulled_at_ms)
-    if can_never_be_pulled(catalog.wanted):
-        return Served(EMPTY, NOTHING, None)
-    raise NotPulledYet(f"never pulled: {catalog.uuid}")
+    """What a catalog serves to the old API, which knows no restricted runs."""
+    query, content = content_of(catalog, restricted=False)
+    return Served(content, overrides_of(query, restricted=False), None if query is None else query.pulled_at_ms)
 
 
 def _contained(index: Index, served: Served, identifier: str, kind: ContentType) -> int:
@@ -346,12 +342,7 @@ def _ask_list(generation: Generation, question: ListQuestion) -> Answer[Any]:
     catalogs = [catalog for catalog in generation.catalogs if theirs is None or catalog.customer in theirs]
     page = asked_page(len(catalogs), question.parameters, max_size=MAX_PAGE_SIZE)
     body = {
-        "next": page.next(question.url),
-        "previous": page.previous(question.url),
-        "count": page.count,
-        "num_pages": page.pages,
-        "current_page": page.number,
-        "start": page.start,
+        **page.head(question.url),
         "results": [_record(catalog) for catalog in page.cut(catalogs)],
     }
     return Answer(body, None)

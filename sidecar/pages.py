@@ -46,6 +46,17 @@ class Page:
         """The link to the page before it."""
         return _link(url, self.number - 1) if self.number > 1 else None
 
+    def head(self, url: str) -> dict[str, str | int | None]:
+        """What an answer says of the page before its `results`, in the order of the API."""
+        return {
+            "next": self.next(url),
+            "previous": self.previous(url),
+            "count": self.count,
+            "num_pages": self.pages,
+            "current_page": self.number,
+            "start": self.start,
+        }
+
 
 def asked_page(count: int, parameters: Mapping[str, str], *, max_size: int) -> Page:
     """The page that the parameters ask for; a size that is no number above 0 is the default. A 404 if there is none."""

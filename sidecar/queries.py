@@ -67,12 +67,7 @@ def _ask_list(generation: Generation, question: ListQuestion) -> Answer[Any]:
     page = asked_page(len(queries), question.parameters, max_size=MAX_PAGE_SIZE)
     return Answer(
         {
-            "next": page.next(question.url),
-            "previous": page.previous(question.url),
-            "count": page.count,
-            "num_pages": page.pages,
-            "current_page": page.number,
-            "start": page.start,
+            **page.head(question.url),
             "results": [record(query) for query in page.cut(queries)],
         },
         None,
