@@ -4,7 +4,7 @@ A record tells the query that its catalog wants, and when the content of the one
 something that pulls found out, so an answer is as old as the oldest pull among the queries that its catalogs serve.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -100,6 +100,24 @@ def _oldest_ms(catalogs: Sequence[Catalog]) -> int | None:
     return min((ms for ms in pulls_ms if ms is not None), default=None)
 
 
+def _field(kind: str, label: str, *, required: bool = False, read_only: bool = False) -> dict[str, str | bool | int]:
+    return {"type": kind, "required": required, "read_only": read_only, "label": label}
+
+
+# As today's service tells them, but for `catalog_modified`, which is taken from nobody here.
+FIELDS: Final[Mapping[str, Mapping[str, str | bool | int]]] = {
+    "uuid": _field("string", "Uuid", read_only=True),
+    "title": _field("string", "Title", required=True) | {"max_length": 255},
+    "enterprise_customer": _field("string", "Enterprise customer", required=True),
+    "enterprise_customer_name": _field("string", "Enterprise customer name", required=True),
+    "enabled_course_modes": _field("field", "Enabled course modes", required=True),
+    "publish_audit_enrollment_urls": _field("boolean", "Publish audit enrollment urls", required=True),
+    "content_filter": _field("field", "Content filter", required=True),
+    "catalog_query_uuid": _field("string", "Catalog query uuid"),
+    "content_last_modified": _field("field", "Content last modified", read_only=True),
+    "catalog_modified": _field("datetime", "Catalog modified", read_only=True),
+    "query_title": _field("string", "Query title"),
+}
 CATALOGS: Final = (
     Route(
         path="/enterprise-catalogs/",
@@ -109,6 +127,8 @@ CATALOGS: Final = (
         description="Viewset for CRUD operations on Enterprise Catalogs",
         reads=Reads(("GET", "HEAD"), _list_question, _ask_list),
         writes=("POST",),
+        suffixed=True,
+        fields={**FIELDS, "uuid": _field("string", "Uuid")},
         gate=Gate(Access.PROVISIONING, Whose.NOBODY, {"GET": Access.LISTING, "HEAD": Access.LISTING}),
     ),
     Route(
@@ -119,6 +139,8 @@ CATALOGS: Final = (
         description="Viewset for CRUD operations on Enterprise Catalogs",
         reads=Reads(("GET", "HEAD"), _catalog_question, _ask_catalog),
         writes=("PUT", "PATCH", "DELETE"),
+        suffixed=True,
+        fields=FIELDS,
         gate=Gate(Access.PROVISIONING, Whose.CATALOG, {"DELETE": Access.ADMIN}),
     ),
     Route(

@@ -89,14 +89,29 @@ CONTAINMENT: Final = (
         "Multiple course_run_ids and/or program_uuids query parameters can be sent to this view to check for their\n"
         "existence in the specified enterprise catalog.",
         reads=Reads(("GET", "HEAD"), _catalog_question, _ask_catalog),
+        suffixed=True,
         gate=Gate(Access.LEARNER, Whose.CATALOG),
     ),
     Route(
         path="/enterprise-customer/{uuid}/contains_content_items/",
         formats=("json", "api"),
         name="Contains content items",
-        description="Returns whether or not the specified content is available for the given enterprise.",
+        description="Returns whether or not the specified content is available for the given enterprise.\n"
+        "---\nparameters:\n"
+        "    - name: course_run_ids\n"
+        "      description: Ids of the course runs to check availability of\n"
+        "      paramType: query\n"
+        "    - name: program_uuids\n"
+        "      description: Uuids of the programs to check availability of\n"
+        "      paramType: query\n"
+        "    - name: get_catalog_list\n"
+        "      description: [Old parameter] Return a list of catalogs in which the course / program is present\n"
+        "      paramType: query\n"
+        "    - name: get_catalogs_containing_specified_content_ids\n"
+        "      description: Return a list of catalogs in which the course / program is present\n"
+        "      paramType: query",
         reads=Reads(("GET", "HEAD"), _customer_question, _ask_customer),
+        suffixed=True,
         gate=Gate(Access.LEARNER, Whose.CUSTOMER),
     ),
     Route(
@@ -105,6 +120,7 @@ CONTAINMENT: Final = (
         name="Filter content items",
         description="Returns those of the specified content keys that are in the enterprise's catalogs.",
         reads=Reads(("POST",), _filter_question, _ask_filter),
+        suffixed=True,
         gate=Gate(Access.LEARNER, Whose.CUSTOMER),
     ),
 )

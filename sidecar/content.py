@@ -351,6 +351,7 @@ def content_routes(shelves: Shelves, links: Links) -> tuple[Route, ...]:
             name="Content Metadata List",
             description="Documents by content key or uuid, as no catalog shows them.",
             reads=Reads(("GET", "HEAD"), _list_question, fetch=contents.list_bare),
+            suffixed=True,
             gate=Gate(Access.AUTHENTICATED),
         ),
         Route(

@@ -167,7 +167,11 @@ class Forwarder:
         query = request.raw_path.partition("?")[2]
         # As it was sent, but for bytes that no url may have.
         query = quote(query.encode(errors="surrogateescape"), safe=string.punctuation)
-        return URL(f"{self._base}{request.rel_url.raw_path}{'?' if query else ''}{query}", encoded=True)
+        path, suffix = request.rel_url.raw_path, request.match_info.get("format")
+        if suffix is not None:
+            # The format is this process's to write.
+            path = f"{path.removesuffix('/').removesuffix(f'.{suffix}')}/"
+        return URL(f"{self._base}{path}{'?' if query else ''}{query}", encoded=True)
 
     async def _outcome(self, reply: Reply, answer: web.Response, until_s: float) -> str:
         """What became of the write, which the headers of the answer tell as well."""

@@ -14,7 +14,8 @@ WWW-Authenticate        which credentials are taken (401).
 """
 
 import json
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -46,6 +47,8 @@ from sidecar.xml import to_xml
 
 # A first pull takes seconds to minutes, and so does a start without a disk copy.
 RETRY_AFTER_S: Final = 5
+SUFFIX: Final = ".{format:[a-z0-9]+}"
+XML: Final = f"{XML_TYPE}; charset=utf-8"
 # The order in which Allow has always named them.
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
@@ -76,7 +79,8 @@ class Route:
     """A path, the formats that today's service has for it, what is answered here, the methods that are forwarded, and
     who is let in.
 
-    Without its closing slash a path leads to the one with it, or, where it does not redirect, answers as well.
+    Without its closing slash a path leads to the one with it, or, where it does not redirect, answers as well. Where it
+    is `suffixed`, a format may stand at its end, as in `.json`. `fields` of a body are told by OPTIONS.
     """
 
     path: str
@@ -87,6 +91,8 @@ class Route:
     writes: tuple[str, ...] = ()
     versions: tuple[str, ...] = ("v1", "v2")
     redirects: bool = True
+    suffixed: bool = False
+    fields: Mapping[str, Mapping[str, Any]] | None = None
     gate: Gate = CLOSED
 
     @property
@@ -95,12 +101,16 @@ class Route:
         return ", ".join(method for method in METHODS if method in own)
 
     @property
-    def options(self) -> bytes:
-        """The body of an answer to OPTIONS."""
-        parses = [JSON_TYPE, FORM_TYPE, MULTIPART_TYPE]
-        return orjson.dumps(
-            {"name": self.name, "description": self.description, "renders": [JSON_TYPE], "parses": parses}
-        )
+    def options(self) -> dict[str, Any]:
+        """What is answered to OPTIONS."""
+        told = {
+            "name": self.name,
+            "description": self.description,
+            "renders": [JSON_TYPE, XML_TYPE] if "xml" in self.formats else [JSON_TYPE],
+            "parses": [JSON_TYPE, FORM_TYPE, MULTIPART_TYPE],
+        }
+        actions = {method: self.fields for method in ("PUT", "POST") if self.fields and method in self.writes}
+        return told | {"actions": actions} if actions else told
 
 
 class Handler:
@@ -128,13 +138,14 @@ class Handler:
 
     async def answer(self, request: web.Request) -> web.Response:
         generation: Generation | None = None
+        format: Format = "json"
         try:
             format = _negotiate(request, self._route.formats)
             if self._tokens is not None:
                 generation = self._current.generation
                 admit(self._route.gate, self._tokens, request, generation)
             if request.method == "OPTIONS":
-                return web.Response(body=self._route.options, headers=self._headers)
+                return _rendered(format, self._route.options, self._headers)
             reads = self._reads
             if reads is None or request.method not in reads.methods:
                 raise Refusal(405, {"detail": f'Method "{request.method}" not allowed.'})
@@ -153,23 +164,19 @@ class Handler:
                 assert reads.fetch is not None
                 answer = await reads.fetch(generation, question)
         except Refusal as refusal:
-            return self._refused(refusal.status, refusal.body, generation)
+            return self._refused(format, refusal.status, refusal.body, generation)
         except CatalogError as error:
-            return self._refused(error.status, {"detail": _sentence(error)}, generation)
+            return self._refused(format, error.status, {"detail": _sentence(error)}, generation)
         headers = self._headers | {"X-Catalog-Generation": str(generation.pointer.generation)}
         if answer.oldest_ms is not None:
             headers["X-Catalog-Age"] = str(age_s(answer.oldest_ms, self._clock.now_ms()))
-        value = answer.value
-        if format == "xml":
-            read = orjson.loads(value.text) if isinstance(value, Written) else value
-            return web.Response(body=to_xml(read), headers=headers | {"Content-Type": f"{XML_TYPE}; charset=utf-8"})
-        return web.Response(body=value.text if isinstance(value, Written) else orjson.dumps(value), headers=headers)
+        return _rendered(format, answer.value, headers)
 
-    def _refused(self, status: int, body: object, generation: Generation | None) -> web.Response:
+    def _refused(self, format: Format, status: int, body: object, generation: Generation | None) -> web.Response:
         headers = dict(self._headers)
         if generation is not None:
             headers["X-Catalog-Generation"] = str(generation.pointer.generation)
-        return _refusal(status, body, headers)
+        return _refusal(format, status, body, headers)
 
 
 class WriteHandler:
@@ -192,8 +199,9 @@ class WriteHandler:
         self._headers = _headers(route)
 
     async def answer(self, request: web.Request) -> web.Response:
+        format: Format = "json"
         try:
-            _negotiate(request, self._route.formats)
+            format = _negotiate(request, self._route.formats)
             if "uuid" in request.match_info:
                 # Nothing but a uuid is put into a path that another process is asked for.
                 catalog_uuid(request.match_info["uuid"])
@@ -203,9 +211,14 @@ class WriteHandler:
                 await receive(request, self._body_s)
                 answer = await self._forwarder.forward(request)
         except Refusal as refusal:
-            return _refusal(refusal.status, refusal.body, self._headers)
+            return _refusal(format, refusal.status, refusal.body, self._headers)
         except UnknownCatalog as error:
-            return _refusal(error.status, {"detail": _sentence(error)}, self._headers)
+            return _refusal(format, error.status, {"detail": _sentence(error)}, self._headers)
+        if format == "xml" and answer.body and isinstance(answer.body, bytes) and answer.content_type == JSON_TYPE:
+            # A write that was made is answered, whatever says so.
+            with suppress(orjson.JSONDecodeError):
+                answer.body = to_xml(orjson.loads(answer.body))
+                answer.headers["Content-Type"] = XML
         answer.headers["Cache-Control"] = self._headers["Cache-Control"]
         answer.headers.setdefault("Allow", self._headers["Allow"])
         return answer
@@ -275,26 +288,39 @@ def api_routes(
             reads = Handler(route, current, clock, restricted=version == "v2", tokens=tokens, body_s=body_s)
             writes = WriteHandler(route, current, forwarder, tokens=tokens, body_s=body_s)
             slashless = path.removesuffix("/")
-            for form in (path,) if route.redirects else (path, slashless):
+            forms = [path] if route.redirects else [path, slashless]
+            if route.suffixed:
+                forms += [f"{slashless}{SUFFIX}", f"{slashless}{SUFFIX}/"]
+            for form in forms:
                 definitions += [web.route(method, form, writes.answer) for method in route.writes]
                 definitions.append(web.route("*", form, reads.answer))
             if route.redirects:
                 definitions.append(web.route("*", slashless, redirect))
-    return definitions
+    # Those that are seldom asked for are tried last.
+    return sorted(definitions, key=lambda definition: SUFFIX in definition.path)
 
 
 def _headers(route: Route) -> dict[str, str]:
     return {"Content-Type": JSON_TYPE, "Allow": route.allow, "Cache-Control": "no-store"}
 
 
-def _refusal(status: int, body: object, headers: dict[str, str]) -> web.Response:
+def _rendered(format: Format, value: object, headers: dict[str, str], status: int = 200) -> web.Response:
+    if format == "xml":
+        read = orjson.loads(value.text) if isinstance(value, Written) else value
+        return web.Response(status=status, body=to_xml(read), headers=headers | {"Content-Type": XML})
+    text = value.text if isinstance(value, Written) else orjson.dumps(value)
+    return web.Response(status=status, body=text, headers=headers)
+
+
+def _refusal(format: Format, status: int, body: object, headers: dict[str, str]) -> web.Response:
     if status == 401:
         headers = headers | CHALLENGE
     elif status == 503:
         headers = headers | {"Retry-After": str(RETRY_AFTER_S)}
     # Not orjson: a refusal may quote halves of surrogate pairs, which orjson does not write.
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    response = web.Response(status=status, body=text.encode(errors="replace"), headers=headers)
+    written = body if format == "xml" else Written(text.encode(errors="replace"))
+    response = _rendered(format, written, headers, status)
     if status == 408:
         # What may still come of the body is no next request.
         response.force_close()
@@ -309,5 +335,5 @@ def _sentence(error: CatalogError) -> str:
 
 def _negotiate(request: web.Request, formats: tuple[str, ...]) -> Format:
     query = raw_query(request)
-    format = dict(pairs(query)).get("format") if "format" in query else None
+    format = request.match_info.get("format") or (dict(pairs(query)).get("format") if "format" in query else None)
     return negotiate(request.headers.get("Accept"), format, formats)

@@ -32,7 +32,7 @@ from sidecar.handlers import Handler, Reads, Route
 from sidecar.intake import absolute_url, raw_query
 from sidecar.lookup import Answer
 from sidecar.pages import asked_page
-from sidecar.parameters import NO_IDS, Refusal, catalog_uuid, customer_uuid, pairs
+from sidecar.parameters import NO_IDS, Refusal, catalog_uuid, customer_uuid, ids, pairs
 from sidecar.roles import Access, Caller, Gate, Whose, caller_of
 from sidecar.shelves import Shelves
 
@@ -375,11 +375,10 @@ def _ask_customer(generation: Generation, question: ContainsQuestion) -> Answer[
 
 
 def _ids(request: web.Request) -> list[str]:
-    """The ids of both parameters; a comma separates ids, because no content key has one."""
-    given = [value for name, value in pairs(raw_query(request)) if name in ("course_run_ids", "program_uuids")]
-    if not given:
+    keys = ids(raw_query(request)).keys
+    if keys is None:
         raise Refusal(400, [NO_IDS])
-    return [id for value in given for id in value.split(",")]
+    return keys
 
 
 async def _list_question(request: web.Request, _: bool) -> ListQuestion:

@@ -222,6 +222,7 @@ QUERIES: Final = (
         description="Viewset for queries of catalogs.",
         gate=Gate(Access.AUTHENTICATED),
         reads=Reads(("GET", "HEAD"), _list_question, _ask_list),
+        suffixed=True,
     ),
     Route(
         path="/catalog-queries/get_query_by_hash/",
@@ -251,6 +252,7 @@ QUERIES: Final = (
         description="Viewset for queries of catalogs.",
         gate=Gate(Access.AUTHENTICATED),
         reads=Reads(("GET", "HEAD"), _query_question, _ask_query),
+        suffixed=True,
     ),
     Route(
         path="/distinct-catalog-queries/",

@@ -40,6 +40,8 @@ class Shelves:
 
     def __init__(self, tiers: Tiers) -> None:
         self._tiers = tiers
+        # Of the last content shards that were asked about: pages of all documents are asked for one after the other.
+        self._documented: tuple[Sequence[bytes], Sequence[int]] = ((), ())
 
     async def entries(self, index: Index, ordinals: Iterable[int]) -> dict[int, Entry]:
         """What content shards say of these ordinals, in the order given."""
@@ -51,14 +53,18 @@ class Shelves:
             found[ordinal] = Entry(shards[number].metadata[place], shards[number].modified_ms[place])
         return found
 
-    async def documented(self, index: Index) -> list[int]:
+    async def documented(self, index: Index) -> Sequence[int]:
         """All ordinals that have a document."""
+        shards, known = self._documented
+        if shards == index.root.content:
+            return known
         numbers, documented = range(len(index.root.content)), array("I")
         for first in range(0, len(numbers), BATCH):
             for shard in (await self._shards(index, numbers[first : first + BATCH])).values():
                 documented.extend(shard.first + place for place, digest in enumerate(shard.metadata) if digest)
                 await asyncio.sleep(0)
-        return documented.tolist()
+        self._documented = index.root.content, documented
+        return documented
 
     async def documents(
         self, index: Index, ordinals: Sequence[int], overrides: Mapping[int, bytes] = NOTHING, *, keep: bool = True

@@ -32,6 +32,15 @@ MODIFIED_MS = 1_795_335_087_735
 PULLS_MS = {query_hash(OLD): PULLED_MS - 61_999, query_hash(NONE): PULLED_MS - 5_000}
 LIST = "/api/v1/enterprise-catalogs/"
 PARSES = ["application/json", "application/x-www-form-urlencoded", "multipart/form-data"]
+# What the API demands of a new catalog.
+REQUIRED = {
+    "title",
+    "enterprise_customer",
+    "enterprise_customer_name",
+    "enabled_course_modes",
+    "publish_audit_enrollment_urls",
+    "content_filter",
+}
 Client = TestClient[web.Request, web.Application]
 
 
@@ -238,8 +247,56 @@ async def test_head_has_the_headers_of_get_and_no_body(api: Api) -> None:
 )
 async def test_options_describe_a_route(api: Api, path: str, name: str, description: str, allow: str) -> None:
     answer = await api.ask(path, method="OPTIONS")
-    described = {"name": name, "description": description, "renders": ["application/json"], "parses": PARSES}
-    assert (answer.status, await answer.json(), answer.headers["Allow"]) == (200, described, allow)
+    told = await answer.json()
+    told.pop("actions", None)
+    renders = ["application/json", "application/xml"] if name.endswith("Instance") else ["application/json"]
+    described = {"name": name, "description": description, "renders": renders, "parses": PARSES}
+    assert (answer.status, told, answer.headers["Allow"]) == (200, described, allow)
+
+
+async def test_options_tell_the_fields_of_a_body(api: Api) -> None:
+    """What may be given is told: of a new catalog its uuid, too."""
+    fields = {}
+    for path, method in ((LIST, "POST"), (f"{LIST}{CHANGED}/", "PUT")):
+        actions = (await (await api.ask(path, method="OPTIONS")).json())["actions"]
+        assert list(actions) == [method]
+        fields[method] = actions[method]
+    assert {name for name, field in fields["POST"].items() if field["required"]} == REQUIRED
+    assert [name for name, field in fields["PUT"].items() if field["read_only"]] == [
+        "uuid",
+        "content_last_modified",
+        "catalog_modified",
+    ]
+    assert {name for name in fields["POST"] if fields["POST"][name] != fields["PUT"][name]} == {"uuid"}
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_a_format_may_stand_at_the_end_of_a_path(api: Api, slash: str) -> None:
+    one, many = f"{LIST}{CHANGED}", LIST.removesuffix("/")
+    plain = await (await api.ask(f"{one}/")).json()
+    assert await (await api.ask(f"{one}.json{slash}")).json() == plain
+    answer = await api.ask(f"{one}.xml{slash}")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/xml; charset=utf-8")
+    assert (await (await api.ask(f"{many}.json{slash}")).json())["count"] == 4
+    # It goes before what the query says.
+    assert (await api.ask(f"{one}.json{slash}", "format=xml")).headers["Content-Type"] == "application/json"
+    for path, status in ((f"{many}.xml", 404), (f"{one}.html", 404), (f"{one}.JSON", 404), (f"{many}.api", 406)):
+        assert (await api.ask(path + slash)).status == status
+    assert (await api.ask(f"{one}.xml{slash}", headers={"Accept": "application/json"})).status == 406
+
+
+async def test_what_is_refused_is_xml_where_that_was_asked_for(api: Api) -> None:
+    answer = await api.ask(f"{LIST}{UUID(int=9)}/", headers={"Accept": "application/xml"})
+    assert (answer.status, answer.headers["Content-Type"]) == (404, "application/xml; charset=utf-8")
+    text = "<root><detail>No EnterpriseCatalog matches the given query.</detail></root>"
+    assert (await answer.text()).endswith(text)
+    answer = await api.ask(f"{LIST}{CHANGED}/", method="PUT", headers={"Accept": "application/xml"})
+    assert (answer.status, answer.headers["Content-Type"]) == (503, "application/xml; charset=utf-8")
+    assert answer.headers["Retry-After"] == str(RETRY_AFTER_S)
+    answer = await api.ask(f"{LIST}{CHANGED}/", method="OPTIONS", headers={"Accept": "application/xml"})
+    assert "<renders><list-item>application/json</list-item><list-item>application/xml</list-item></renders>" in (
+        await answer.text()
+    )
 
 
 @pytest.mark.parametrize(

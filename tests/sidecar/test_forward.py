@@ -236,6 +236,25 @@ async def test_status_body_and_headers_come_back(rig: Rig) -> None:
     assert rig.counted("refused") == 1
 
 
+async def test_the_answer_to_a_write_is_xml_where_that_was_asked_for(rig: Rig) -> None:
+    rig.indexer.body, rig.indexer.headers = b'{"title":"a<b"}', {"Content-Type": "application/json"}
+    answer = await rig.ask("PUT", ONE, headers={"Accept": "application/xml"})
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/xml; charset=utf-8")
+    assert (await answer.text()).endswith("<root><title>a&lt;b</title></root>")
+    # Made is made, whatever stands between here and the indexer.
+    rig.indexer.body = b"<html>"
+    answer = await rig.ask("PUT", ONE, headers={"Accept": "application/xml"})
+    assert (answer.status, await answer.read()) == (200, b"<html>")
+
+
+@pytest.mark.parametrize("end", [".json", ".json/"])
+async def test_a_format_at_the_end_of_a_path_is_not_the_indexers(rig: Rig, end: str) -> None:
+    for path in (LIST, ONE):
+        method = "POST" if path == LIST else "PUT"
+        assert (await rig.ask(method, f"{path.removesuffix('/')}{end}", "a=1")).status == 200
+        assert rig.indexer.received[-1].raw_path == f"{path}?a=1"
+
+
 async def test_a_deletion_is_answered_without_a_body(rig: Rig) -> None:
     rig.indexer.status, rig.indexer.body = 204, b""
     rig.indexer.headers = {"X-Catalog-Clock": "5"}
