@@ -3,7 +3,9 @@
 What is read is asked of a sidecar, what is written of the indexer's API, both with tokens, over the recorded corpus.
 """
 
+import hashlib
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -35,6 +37,10 @@ C0: Final = "ee9034df-3024-49bb-a365-58f527b83ab6"
 C1: Final = "9e66c7ac-8758-4091-b9ea-bef97b09f284"
 OF_C0: Final = "cc5b5eb4-74d6-4cc6-8465-f9d4082c30a2"
 OF_C1: Final = "a4926d0e-719d-4612-9076-568b691482e5"
+DEFINED: Final = [c["body"] for c in json.loads((GOLDEN / "definitions.json").read_text())["catalogs"]]
+COURSE, RUN = "MITx+EC001", "course-v1:MITx+EC001+1T2024"
+# A program of the catalog of c1.
+PROGRAM: Final = "09da891d-a7a5-40a1-8ec8-9d68faf2f369"
 UNKNOWN: Final = "12345678-90ab-4def-9234-567890abcdef"
 LIST: Final = "/api/v1/enterprise-catalogs/"
 ONE_OF_C0, ONE_OF_C1, NONE = (f"{LIST}{uuid}/" for uuid in (OF_C0, OF_C1, UNKNOWN))
@@ -129,10 +135,88 @@ def _documents(version: str) -> list[tuple[str, str, Any, str, Any]]:
     return rows
 
 
+def _bare(version: str) -> list[tuple[str, str, Any, str, Any]]:
+    path = f"/api/{version}/content-metadata/"
+    unknown = ANYBODY.replace("200", "404")
+    return [
+        ("GET", path, None, ANYBODY, None),
+        ("GET", f"{path}?content_identifiers=MITx%2BEC001", None, ANYBODY, None),
+        ("GET", f"{path}MITx+EC001", None, ANYBODY, None),
+        ("GET", f"{path}MITx+EC001/", None, ANYBODY, None),
+        ("GET", f"{path}no+such/", None, unknown, None),
+    ]
+
+
+def _queries() -> list[tuple[str, str, Any, str, Any]]:
+    """An admin of one customer finds the queries of its catalogs; to be told that there are others is not for them."""
+    path = "/api/v1/catalog-queries/"
+    theirs = "401 401 401 | 403 403 | 403 403 403 403 | {0} {0} | 403 | 200 200 200"
+    rows: list[tuple[str, str, Any, str, Any]] = [
+        ("GET", path, None, ALL_QUERIES, LISTS),
+        ("GET", f"{path}get_content_filter_hash", {"key": "a"}, FILTERS, LISTS),
+        ("GET", f"{path}get_content_filter_hash/", {"key": "a"}, FILTERS, LISTS),
+        ("GET", f"{path}999999/", None, FILTERS.replace("200", "404"), LISTS),
+        ("GET", f"{path}get_query_by_hash/?hash={'0' * 32}", None, FILTERS.replace("200", "404"), LISTS),
+    ]
+    for catalog, seen in ((OF_C0, "200"), (OF_C1, "404")):
+        content_filter = next(b["content_filter"] for b in DEFINED if b["uuid"] == catalog)
+        hashed = hashlib.md5(json.dumps(content_filter, sort_keys=True).encode()).hexdigest()
+        forms = (f"{path}get_query_by_hash{end}?hash={hashed}" for end in ("", "/"))
+        rows += [("GET", form, None, theirs.format(seen), LISTS) for form in forms]
+    return rows
+
+
+def _old() -> list[tuple[str, str, Any, str, Any]]:
+    """Of another's catalog the detail alone says that it exists."""
+    old = "/enterprise/api/v1"
+    unknown = ANYBODY.replace("200", "404")
+    rows: list[tuple[str, str, Any, str, Any]] = [("GET", f"{old}/enterprise_catalogs/", None, ANYBODY, None)]
+    for catalog, customer, row in ((OF_C0, C0, LEARNER_OF_C0), (OF_C1, C1, LEARNER_OF_C1)):
+        one, hidden = f"{old}/enterprise_catalogs/{catalog}/", row.replace("403", "404")
+        rows += [
+            ("GET", one, None, row, {"detail": "Missing: enterprise.can_view_catalog"}),
+            ("HEAD", one, None, row, None),
+            ("GET", f"{one}contains_content_items/{KEY}", None, hidden, None),
+            ("GET", f"{old}/enterprise-customer/{customer}/contains_content_items/{KEY}", None, row, LEARNERS),
+        ]
+        for item in ("courses/no+such/", "course_runs/no+such/", f"programs/{UNKNOWN}/"):
+            rows.append(("GET", f"{one}{item}", None, unknown, None))
+    rows += [
+        (
+            "GET",
+            f"{old}/enterprise_catalogs/{OF_C0}/courses/{COURSE}/",
+            None,
+            LEARNER_OF_C0.replace("403", "404"),
+            None,
+        ),
+        (
+            "GET",
+            f"{old}/enterprise_catalogs/{OF_C0}/course_runs/{RUN}/",
+            None,
+            LEARNER_OF_C0.replace("403", "404"),
+            None,
+        ),
+        (
+            "GET",
+            f"{old}/enterprise_catalogs/{OF_C1}/programs/{PROGRAM}/",
+            None,
+            LEARNER_OF_C1.replace("403", "404"),
+            None,
+        ),
+        ("GET", f"{old}/enterprise_catalogs/{UNKNOWN}/", None, unknown, None),
+        ("GET", f"{old}/enterprise_catalogs/{UNKNOWN}/courses/MITx+EC001/", None, unknown, None),
+        ("POST", f"{old}/enterprise_catalogs/", {}, ANYBODY.replace("200", "405"), None),
+    ]
+    return rows
+
+
 DOCUMENTS: Final = [
     *_documents("v1"),
-    ("GET", "/api/v1/content-metadata/", None, ANYBODY, None),
-    ("GET", "/api/v1/content-metadata/MITx+EC001", None, ANYBODY, None),
+    *_documents("v2"),
+    *_bare("v1"),
+    *_bare("v2"),
+    *_queries(),
+    *_old(),
     (
         "POST",
         "/api/v1/distinct-catalog-queries/",
@@ -140,7 +224,6 @@ DOCUMENTS: Final = [
         "401 401 401 | 403 200 | 403 403 403 403 | 403 403 | 403 | 403 403 200",
         LISTS,
     ),
-    ("GET", "/api/v1/catalog-queries/get_content_filter_hash/", {"key": "a"}, FILTERS, LISTS),
 ]
 READS: Final = [
     *_contains("v1"),
@@ -236,6 +319,8 @@ WRITES: Final = [
         ADMINS,
     ),
 ]
+# What is about the process, and not about catalogs.
+ITSELF: Final = {"/ready", "/health", "/metrics"}
 # Each on a catalog of its own, which may be gone afterwards, or another customer's.
 DELETES_OF_C0: Final = "401 401 401 | 403 403 | 403 403 403 403 | 204 204 | 403 | 204 204 204"
 DELETES_OF_C1: Final = "401 401 401 | 403 403 | 403 403 403 403 | 403 403 | 403 | 204 204 204"
@@ -335,6 +420,25 @@ async def test_a_sidecar_answers_each_actor_as_the_table_says(reading: Asking) -
     assert wrong == []
 
 
+async def test_the_table_has_every_route(reading: Asking) -> None:
+    """But for what is about the process itself, and for forms of a path that lead to another: of each a row asks."""
+    assert reading.client.app is not None
+    asked = {path.partition("?")[0] for _, path, *_ in (*READS, *DOCUMENTS, *WRITES_OF_A_SIDECAR)}
+    missing = []
+    for resource in reading.client.app.router.resources():
+        info = resource.get_info()
+        pattern = info["pattern"] if "pattern" in info else re.compile(re.escape(info["path"]))
+        is_asked = any(pattern.fullmatch(path) or pattern.fullmatch(path.replace("+", "%2B")) for path in asked)
+        if not is_asked and "{format}" not in resource.canonical and resource.canonical.rstrip("/") not in ITSELF:
+            missing.append(resource.canonical)
+    redirects = [path for path in missing if not path.endswith("/")]
+    assert redirects == missing
+    for path in redirects:
+        assert (
+            await reading.ask("anonymous", "GET", path.replace("{uuid}", OF_C0).replace("{", "").replace("}", ""))
+        ).status == 301
+
+
 async def test_every_route_of_a_sidecar_states_who_is_let_in(reading: Asking) -> None:
     """But for what is about the process itself, nothing is answered to somebody who brings no token."""
     assert reading.client.app is not None
@@ -350,7 +454,7 @@ async def test_every_route_of_a_sidecar_states_who_is_let_in(reading: Asking) ->
             got = await reading.ask("anonymous", method, path)
             if got.status not in (301, 401):
                 open_to_all.add((resource.canonical.rstrip("/"), got.status))
-    about_itself = {(path, status) for path in ("/ready", "/health", "/metrics") for status in (200, 405)}
+    about_itself = {(path, status) for path in ITSELF for status in (200, 405)}
     assert open_to_all == about_itself
 
 
