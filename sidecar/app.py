@@ -32,6 +32,7 @@ from sidecar.shelves import Shelves
 from sidecar.sockets import listening
 from sidecar.store import Store
 from sidecar.tiers import Tiers
+from sidecar.walks import Walks
 
 _log = structlog.get_logger(__name__)
 
@@ -62,11 +63,11 @@ class Sidecar:
             self.keyring = open_keyring(settings.auth, clock)
             tokens = Tokens(settings.auth, self.keyring, clock)
         self.app = web.Application(middlewares=[measured(self.metrics, clock)], client_max_size=MAX_BODY_BYTES)
-        shelves, links = Shelves(self.tiers), Links.of(settings.links)
-        content = content_routes(shelves, links)
+        shelves, links, walks = Shelves(self.tiers), Links.of(settings.links), Walks(clock)
+        content = content_routes(shelves, links, walks)
         routes = (*CONTAINMENT, *CATALOGS, *content, *QUERIES)
         self.app.add_routes(api_routes(routes, self.current, self.forwarder, clock, tokens=tokens))
-        old = old_routes(shelves, links, self.current, clock, tokens=tokens)
+        old = old_routes(shelves, links, walks, self.current, clock, tokens=tokens)
         self.app.add_routes(old)
         self.app.add_routes(process_routes(self.health, self.metrics))
         self.app.on_shutdown.append(self._stop_waiting)

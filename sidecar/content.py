@@ -23,10 +23,11 @@ from sidecar.errors import NotPulledYet, UnknownCatalog
 from sidecar.handlers import Reads, Route, Written
 from sidecar.intake import absolute_url, raw_query
 from sidecar.lookup import Answer, can_never_be_pulled
-from sidecar.pages import asked_page
+from sidecar.pages import asked_page, asked_size
 from sidecar.parameters import Refusal, catalog_uuid, customer_uuid, fields, pairs
 from sidecar.roles import Access, Gate, Whose
 from sidecar.shelves import NOTHING, Document, Shelves
+from sidecar.walks import Frame, Walks
 
 MAX_PAGE_SIZE: Final = 100
 MAX_KEYS: Final = 100
@@ -88,9 +89,10 @@ class BareQuestion(NamedTuple):
 class Contents:
     """What the routes of content documents answer."""
 
-    def __init__(self, shelves: Shelves, links: Links) -> None:
+    def __init__(self, shelves: Shelves, links: Links, walks: Walks) -> None:
         self._shelves = shelves
         self._links = links
+        self._walks = walks
 
     async def page(self, generation: Generation, question: PageQuestion) -> Answer[Any]:
         """A page of a catalog's documents, or with traverse_pagination all of them."""
@@ -99,13 +101,17 @@ class Contents:
         if question.keys is not None and len(question.keys) > MAX_KEYS:
             raise Refusal(400, TOO_MANY_KEYS)
         query, content = content_of(catalog, question.restricted)
-        chosen = content.listed
-        if question.keys is not None:
+        parameters, size = question.parameters, asked_size(question.parameters, max_size=MAX_PAGE_SIZE)
+        if question.keys is None:
+            chosen = content.listed
+            frame = self._walks.frame((catalog.uuid, question.restricted), chosen, size)
+        else:
             keys = (ordinal for key in question.keys for ordinal in index.dictionary.find(key))
             chosen = matching(index.dictionary, content, keys)
-        page = asked_page(len(chosen), question.parameters, max_size=MAX_PAGE_SIZE)
-        whole = bool(question.parameters.get("traverse_pagination"))
-        ordinals = list(chosen if whole else chosen[page.start : page.start + page.size])
+            frame = Frame(chosen, chosen, size)
+        page = asked_page(len(chosen), parameters, max_size=MAX_PAGE_SIZE, pages=frame.pages)
+        whole = bool(parameters.get("traverse_pagination"))
+        ordinals = list(chosen) if whole else frame.page(page.number)
         overrides = overrides_of(query, question.restricted)
         values = values_of(catalog.record, index.customers.get(catalog.customer), self._links)
         documents = [
@@ -315,9 +321,9 @@ async def _list_question(request: web.Request, _: bool) -> BareQuestion:
     return BareQuestion(_split(given, "content_identifiers"), coerced, parameters, absolute_url(request))
 
 
-def content_routes(shelves: Shelves, links: Links) -> tuple[Route, ...]:
+def content_routes(shelves: Shelves, links: Links, walks: Walks) -> tuple[Route, ...]:
     """The routes, over these shelves."""
-    contents = Contents(shelves, links)
+    contents = Contents(shelves, links, walks)
     return (
         Route(
             path="/enterprise-catalogs/{uuid}/get_content_metadata/",

@@ -31,10 +31,11 @@ from sidecar.errors import NotPulledYet
 from sidecar.handlers import Handler, Reads, Route
 from sidecar.intake import absolute_url, raw_query
 from sidecar.lookup import Answer
-from sidecar.pages import asked_page
+from sidecar.pages import asked_page, asked_size
 from sidecar.parameters import NO_IDS, Refusal, catalog_uuid, customer_uuid, ids, pairs
 from sidecar.roles import Access, Caller, Gate, Whose, caller_of
 from sidecar.shelves import Shelves
+from sidecar.walks import Walks
 
 PREFIX: Final = "/enterprise/api/v1"
 MAX_PAGE_SIZE: Final = 100
@@ -119,9 +120,10 @@ class EnrollLinks(NamedTuple):
 class OldApi:
     """What the routes of the old API answer."""
 
-    def __init__(self, shelves: Shelves, links: Links, clock: Clock) -> None:
+    def __init__(self, shelves: Shelves, links: Links, walks: Walks, clock: Clock) -> None:
         self._shelves = shelves
         self._links = links
+        self._walks = walks
         self._clock = clock
 
     async def detail(self, generation: Generation, question: DetailQuestion) -> Answer[Any]:
@@ -132,8 +134,10 @@ class OldApi:
             raise Refusal(403, {"detail": NOT_THEIRS})
         served = _served(catalog)
         members = served.content.members
-        page = asked_page(len(members), question.parameters, max_size=MAX_PAGE_SIZE)
-        ordinals = list(members[page.start : page.start + page.size])
+        size = asked_size(question.parameters, max_size=MAX_PAGE_SIZE)
+        frame = self._walks.frame((catalog.uuid, PREFIX), members, size)
+        page = asked_page(len(members), question.parameters, max_size=MAX_PAGE_SIZE, pages=frame.pages)
+        ordinals = frame.page(page.number)
         documents = await self._documents(index, ordinals, served.overrides)
         links = EnrollLinks.of(index, catalog, self._links)
         now = datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC)
@@ -403,10 +407,10 @@ async def _item_question(request: web.Request, _: bool) -> ItemQuestion:
 
 
 def old_routes(
-    shelves: Shelves, links: Links, current: Current, clock: Clock, *, tokens: Tokens | None = None
+    shelves: Shelves, links: Links, walks: Walks, current: Current, clock: Clock, *, tokens: Tokens | None = None
 ) -> list[web.RouteDef]:
     """The routes, for aiohttp's router. A path without its closing slash leads nowhere, as it always has."""
-    old = OldApi(shelves, links, clock)
+    old = OldApi(shelves, links, walks, clock)
     get = ("GET", "HEAD")
     catalogs, one = "/enterprise_catalogs/", "/enterprise_catalogs/{uuid}/"
     reads: tuple[tuple[str, str, Reads[Any]], ...] = (

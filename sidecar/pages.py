@@ -18,16 +18,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a list of `count` items; pages are numbered from 1, and an empty list has one, too."""
+    """One of the pages of a list of `count` items; they are numbered from 1, and an empty list has one, too."""
 
     count: int
     number: int
     size: int
-
-    @property
-    def pages(self) -> int:
-        """How many there are."""
-        return max(1, -(-self.count // self.size))
+    pages: int
 
     @property
     def start(self) -> int:
@@ -58,15 +54,21 @@ class Page:
         }
 
 
-def asked_page(count: int, parameters: Mapping[str, str], *, max_size: int) -> Page:
-    """The page that the parameters ask for; a size that is no number above 0 is the default. A 404 if there is none."""
+def asked_size(parameters: Mapping[str, str], *, max_size: int) -> int:
+    """The size of pages that the parameters ask for; the default, if it is no number above 0."""
     size = _whole(parameters.get("page_size", ""))
-    page = Page(count, 1, DEFAULT_SIZE if size is None or size < 1 else min(size, max_size))
+    return DEFAULT_SIZE if size is None or size < 1 else min(size, max_size)
+
+
+def asked_page(count: int, parameters: Mapping[str, str], *, max_size: int, pages: int | None = None) -> Page:
+    """The page that the parameters ask for. A 404 if there is none. `pages`: how many, if not as many as needed."""
+    size = asked_size(parameters, max_size=max_size)
+    pages = max(1, -(-count // size)) if pages is None else pages
     text = parameters.get("page") or "1"
-    number = page.pages if text == LAST else _whole(text)
-    if number is None or not 1 <= number <= page.pages:
+    number = pages if text == LAST else _whole(text)
+    if number is None or not 1 <= number <= pages:
         raise Refusal(404, {"detail": "Invalid page."})
-    return Page(count, number, page.size)
+    return Page(count, number, size, pages)
 
 
 def _whole(text: str) -> int | None:

@@ -114,6 +114,7 @@ class Rig:
 async def replaying(
     path: Path,
     *,
+    corpus: Path = GOLDEN / "corpus.json",
     memory_mb: int = 64,
     clock: FakeClock | None = None,
     auth: AuthSettings | None = None,
@@ -121,7 +122,7 @@ async def replaying(
 ) -> AsyncIterator[Rig]:
     """A rig over the recorded corpus with the recorded catalogs; its sidecar has no disk."""
     clock, store = clock or FakeClock(), MemoryStore()
-    async with world(path, FileSource(GOLDEN / "corpus.json"), store, clock) as here:
+    async with world(path, FileSource(corpus), store, clock) as here:
         async with here.registry.write() as tx:
             for body in BODIES.values():
                 await catalogs.create(tx, read_catalog(body), "test")

@@ -1,5 +1,6 @@
 """Documents are served as recorded, whole pages of one generation, and never a document short."""
 
+import json
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -96,6 +97,30 @@ async def test_a_walk_goes_on_while_generations_are_published(rig: Rig) -> None:
     assert found == before
     assert rig.sidecar.current.generation is not None
     assert rig.sidecar.current.generation.pointer.generation == 4
+
+
+async def test_a_walk_over_content_that_comes_and_goes_misses_and_repeats_nothing_else(tmp_path: Path) -> None:
+    """After each page two courses leave that were on it, and those that left before come back."""
+    corpus, whole = tmp_path / "corpus.json", read("corpus")
+    corpus.write_text(json.dumps(whole))
+    async with replaying(tmp_path, corpus=corpus) as rig:
+        before = await served(rig, pages(EVERYTHING), "traverse_pagination=1")
+        found, left, query = list[str](), set[str](), "page_size=7"
+        while query:
+            status, body = await rig.get(pages(EVERYTHING), query)
+            assert status == 200
+            shown = [key_of(document) for document in body["results"]]
+            found += shown
+            gone = set([key for key in shown if "+" in key and not key.startswith("course-v1:")][:2])
+            left |= gone
+            courses = [course for course in whole["courses"] if course["search"]["key"] not in gone]
+            corpus.write_text(json.dumps({**whole, "courses": courses}))
+            await rig.world.pull()
+            await rig.publish()
+            query = (body["next"] or "").partition("?")[2]
+    assert len(set(found)) == len(found)
+    assert set(before) - left <= set(found) <= set(before)
+    assert len(left) >= 10
 
 
 async def test_answers_tell_their_generation_and_age(rig: Rig) -> None:

@@ -1,0 +1,104 @@
+"""Where the pages of a catalog begin, for as long as somebody walks them. Pure but for the clock that is passed in.
+
+A caller who walks says how many pages it has behind it, and not which content. If content went from a page behind it,
+everything after that would move up, and what moves onto that page would never be seen; what comes in between would
+have something seen twice. So the pages of a walk go on beginning where they began when it did: at certain content, and
+not at certain counts.
+
+1. The first page that is asked for of a catalog sets the frame: what is listed is cut into pages of the size asked for.
+2. While pages of the frame are asked for, a page is what is listed now between its two ends. It gets shorter by what
+   went, and longer by what came. Only the last page has no end yet: what is new comes there, and makes more pages.
+3. A frame that nobody has used for a while is forgotten; so is one in which a page would get too long, or that has been
+   used without a break for so long that its pages are no longer what they are called.
+
+One frame serves all who walk a catalog in pages of one size. Each page is still one generation's: its ends alone are
+remembered, and never its content.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Final, NamedTuple
+
+from pyroaring import BitMap
+
+from sidecar.clock import Clock
+
+# Longer than whoever walks does something with a page.
+IDLE_S: Final = 120.0
+MAX_AGE_S: Final = 3600.0
+# A page is at most this much longer than was asked for.
+MAX_LONGER: Final = 100
+# Sets of a few KB each, most of which the index holds as well.
+MAX_FRAMES: Final = 4096
+
+
+class Frame(NamedTuple):
+    """What the pages are cut by, what is listed now, and how long pages are."""
+
+    began: BitMap
+    listed: BitMap
+    size: int
+
+    @property
+    def pages(self) -> int:
+        """How many there are; an empty list has one, too."""
+        tail = len(self.listed) - self._before(self._closed)
+        return self._closed + max(1, -(-tail // self.size))
+
+    def page(self, number: int) -> list[int]:
+        """The ordinals of a page, from 1."""
+        closed = self._closed
+        if number <= closed:
+            return list(self.listed[self._before(number - 1) : self._before(number)])
+        first = self._before(closed) + (number - 1 - closed) * self.size
+        return list(self.listed[first : first + self.size])
+
+    @property
+    def grown(self) -> BitMap:
+        """What the pages are cut by from now on: the last one by what is listed now, the others as before."""
+        closed = self._closed
+        return self.began[: closed * self.size] | self.listed[self._before(closed) :]
+
+    @property
+    def longer(self) -> int:
+        """By how much a page may have got longer at most."""
+        return len(self.listed[: self._before(self._closed)] - self.began)
+
+    @property
+    def _closed(self) -> int:
+        """How many pages have an end: all but the last one of those that were cut."""
+        return max(0, len(self.began) - 1) // self.size
+
+    def _before(self, pages: int) -> int:
+        """How many of those listed now are on the first so many pages; these have an end."""
+        return 0 if pages == 0 else self.listed.rank(self.began[pages * self.size] - 1)
+
+
+class Walks:
+    """The frames in use."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        # What each is cut by, and when it began and was last used, in seconds of the monotonic clock.
+        self._frames: OrderedDict[tuple[Hashable, int], tuple[BitMap, float, float]] = OrderedDict()
+
+    def frame(self, of: Hashable, listed: BitMap, size: int) -> Frame:
+        """The pages of a list: `of` names it, `listed` is what it has now."""
+        now_s = self._clock.monotonic()
+        began, since_s = self._in_use((of, size), listed, now_s)
+        frame = Frame(began, listed, size)
+        self._frames[of, size] = listed if began is listed else frame.grown, since_s, now_s
+        self._frames.move_to_end((of, size))
+        if len(self._frames) > MAX_FRAMES:
+            self._frames.popitem(last=False)
+        return frame
+
+    def _in_use(self, key: tuple[Hashable, int], listed: BitMap, now_s: float) -> tuple[BitMap, float]:
+        known = self._frames.get(key)
+        if known is None:
+            return listed, now_s
+        began, since_s, used_s = known
+        if began == listed or now_s - used_s > IDLE_S or now_s - since_s > MAX_AGE_S:
+            return listed, now_s
+        too_long = Frame(began, listed, key[1]).longer > MAX_LONGER
+        return (listed, now_s) if too_long else (began, since_s)
