@@ -91,7 +91,8 @@ class CatalogApi:
         caller.require(Access.LISTING)
         theirs = caller.customers(Access.PROVISIONING)
         async with self._registry.read() as connection:
-            wanted = _of_customer(request)
+            customer = _asked_customer(request)
+            wanted: list[Any] = [] if customer is None else [catalog.c.customer == customer]
             if theirs is not None:
                 wanted.append(catalog.c.customer.in_(sorted(theirs)))
             count = await catalogs.count(connection, *wanted)
@@ -112,11 +113,10 @@ class CatalogApi:
     async def create(self, request: web.Request) -> web.Response:
         """Makes a catalog: 201; the same body again is 200, another one for its uuid 409."""
         caller = self._caller(request)
+        if caller.customers(Access.PROVISIONING) == frozenset():
+            raise refused(Access.PROVISIONING)
         given = await _body(request, self._body_s)
-        if isinstance(given, Mapping):
-            # As it was sent: before it is known to be a uuid, it is a text like that of a role.
-            customer = given.get("enterprise_customer")
-            caller.require(Access.PROVISIONING, customer if isinstance(customer, str) else None)
+        _require_named(caller, given)
         body = read_catalog(given)
         async with self._registry.write() as tx:
             row, made = await catalogs.create(tx, body, _who(caller))
@@ -133,6 +133,9 @@ class CatalogApi:
 
     async def delete(self, request: web.Request) -> web.Response:
         """Takes a catalog away."""
+        async with self._registry.read() as connection:
+            # Nobody else is given the lock that writing takes.
+            await self._granted(connection, request, Access.ADMIN)
         async with self._registry.write() as tx:
             row = await self._granted(tx.connection, request, Access.ADMIN)
             await catalogs.remove(tx, row.uuid, _who(self._caller(request)))
@@ -140,6 +143,8 @@ class CatalogApi:
 
     async def refresh(self, request: web.Request) -> web.Response:
         """Asks for a pull of a catalog's content, or joins the one under way; answered at once, with its task id."""
+        async with self._registry.read() as connection:
+            await self._granted(connection, request, Access.ADMIN)
         async with self._registry.plain() as connection:
             row = await self._granted(connection, request, Access.ADMIN)
             task = await pulls.request(connection, row.wanted, self._clock.now_ms())
@@ -174,8 +179,13 @@ class CatalogApi:
         uuid = catalog_uuid(request.match_info["uuid"])
         async with self._registry.read() as connection:
             # Whoever asks: what does not exist is said before what is wrong.
-            await self._granted(connection, request, Access.PROVISIONING)
-        wanted = read_fields(await _body(request, self._body_s), whole=whole)
+            row = await self._granted(connection, request, Access.PROVISIONING)
+        given = await _body(request, self._body_s)
+        named = given.get("enterprise_customer") if isinstance(given, Mapping) else None
+        customer = canonical_uuid(named) if isinstance(named, str) else None
+        if customer not in (None, row.customer):
+            self._caller(request).require(Access.PROVISIONING, customer)
+        wanted = read_fields(given, whole=whole)
         async with self._registry.write() as tx:
             # Again, because it may have moved to another customer while the body arrived.
             row = await self._granted(tx.connection, request, Access.PROVISIONING)
@@ -197,6 +207,9 @@ class CatalogApi:
         """
         row = await _named(connection, request)
         self._caller(request).require(access, row.customer)
+        wanted = _asked_customer(request)
+        if wanted not in (None, row.customer):
+            raise NoSuchCatalog(f"no catalog {row.uuid} of customer {wanted}")
         return row
 
     async def _published(self, tx: Transaction, status: int, document: object) -> web.Response:
@@ -209,7 +222,9 @@ class CatalogApi:
             headers["X-Catalog-Generation"] = str(generation)
         if status == 204:
             return web.Response(status=status, headers=headers)
-        return web.json_response(document, status=status, headers=headers)
+        response = _json(status, document)
+        response.headers.update(headers)
+        return response
 
 
 @web.middleware
@@ -236,7 +251,9 @@ async def answered(request: web.Request, handler: Handler) -> web.StreamResponse
     except NoSuchCatalog:
         return _json(404, {"detail": NO_CATALOG})
     except RegistryError as error:
-        response = _json(503, {"detail": f"{error}. Nothing was changed."})
+        # Not its text, which names the registry.
+        log.warning("a request met a registry that is out of reach", path=request.path, error=str(error))
+        response = _json(503, {"detail": "The registry is out of reach. Nothing was changed; try again later."})
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
         return response
     except web.HTTPMethodNotAllowed as error:
@@ -262,25 +279,34 @@ async def _body(request: web.Request, body_s: float) -> object:
     return from_form(given) if is_form and isinstance(given, Mapping) else given
 
 
+def _require_named(caller: Caller, given: object) -> None:
+    """Raises Refusal if a body names a customer that the caller has no such role for, or none."""
+    if isinstance(given, Mapping):
+        # As it was sent: before it is known to be a uuid, it is a text like that of a role.
+        customer = given.get("enterprise_customer")
+        caller.require(Access.PROVISIONING, customer if isinstance(customer, str) else None)
+
+
 def _who(caller: Caller) -> str:
     """The caller as the history of a catalog names them."""
-    return caller.name.replace("\0", "")[:MAX_WHO] or WHO
+    name = caller.name.replace("\0", "").encode(errors="replace").decode()
+    return name[:MAX_WHO] or WHO
 
 
-def _of_customer(request: web.Request) -> list[Any]:
-    """The condition that `enterprise_customer` in the query string sets, on a list as on a single catalog."""
+def _asked_customer(request: web.Request) -> str | None:
+    """The customer that `enterprise_customer` in the query string names, for a list as for a single catalog."""
     given = dict(pairs(raw_query(request))).get("enterprise_customer")
     if not given:
-        return []
+        return None
     customer = canonical_uuid(given)
     if customer is None:
         raise Refusal(400, {"enterprise_customer": ["Must be a valid UUID."]})
-    return [catalog.c.customer == customer]
+    return customer
 
 
 async def _named(connection: AsyncConnection, request: web.Request) -> RegisteredCatalog:
     uuid = catalog_uuid(request.match_info["uuid"])
-    rows = await catalogs.select(connection, catalog.c.uuid == uuid, *_of_customer(request))
+    rows = await catalogs.select(connection, catalog.c.uuid == uuid)
     if not rows:
         raise NoSuchCatalog(f"no catalog {uuid}")
     return rows[0]

@@ -81,12 +81,14 @@ class _Field:
 
 def read_catalog(body: object) -> CatalogBody:
     """The body of a create. Raises BadCatalog."""
-    given = read_fields(body, whole=True)
+    given = read_fields(body, whole=True, new=True)
     return CatalogBody(**{"uuid": None, **given})
 
 
-def read_fields(body: object, *, whole: bool) -> dict[str, Any]:
+def read_fields(body: object, *, whole: bool, new: bool = False) -> dict[str, Any]:
     """The fields that a body gives, by attribute of CatalogBody; `whole`: those that a create needs must be there.
+
+    Only of a `new` catalog the uuid is one of them.
 
     Raises BadCatalog.
     """
@@ -96,6 +98,8 @@ def read_fields(body: object, *, whole: bool) -> dict[str, Any]:
     problems: list[Problem] = []
     values: dict[str, Any] = {}
     for name, field in _FIELDS.items():
+        if name == "uuid" and not new:
+            continue
         if name not in body:
             if whole and field.required:
                 problems.append(Problem(name, None, REQUIRED))
@@ -117,6 +121,13 @@ def read_fields(body: object, *, whole: bool) -> dict[str, Any]:
 def from_form(texts: Mapping[str, Any]) -> dict[str, Any]:
     """The body that a form stands for: where any JSON belongs, its text is JSON. Raises BadCatalog."""
     read = dict(texts)
+    for name in ("uuid", "catalog_query_uuid", "query_title"):
+        # A form has no null; what may be absent, or null, is so where it is blank.
+        if read.get(name) == "":
+            if name == "uuid":
+                del read[name]
+            else:
+                read[name] = None
     problems = []
     for name in (name for name in _JSON_FIELDS if name in texts):
         try:

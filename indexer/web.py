@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 def make_app(parts: Parts, role: Role, publication: Publication, metrics: Metrics) -> web.Application:
     """Catalogs and pulls, `/health` and `/metrics`. Raises KeysUnusable."""
 
+    keyring = open_keyring(parts.settings.auth, parts.clock) if parts.settings.auth.mode == "jwt" else None
+
     async def look() -> Status:
         now = await status(parts.registry, parts.settings)
         metrics.leading.set(role.leading)
@@ -42,9 +44,15 @@ def make_app(parts: Parts, role: Role, publication: Publication, metrics: Metric
         try:
             now = await look()
         except RegistryError as error:
-            return web.json_response({"status": "unavailable", "reason": str(error)}, status=503)
+            # Not its text, which names the registry: this is told to whoever asks.
+            log.warning("the registry is out of reach", error=str(error))
+            return web.json_response({"status": "unavailable", "reason": "the registry is out of reach"}, status=503)
         report = {"version": __version__, "leading": role.leading, "problem": role.problem, **now.as_json()}
-        if role.problem is not None:
+        # Which queries there are is not for everybody: `status` tells it.
+        report["queries"] = Counter(query.state for query in now.queries)
+        report["stale"] = sum(query.stale for query in now.queries)
+        report["keys"] = None if keyring is None else keyring.problem
+        if role.problem is not None or report["keys"] is not None:
             report["status"] = "degraded"
         return web.json_response(report)
 
@@ -57,8 +65,7 @@ def make_app(parts: Parts, role: Role, publication: Publication, metrics: Metric
 
     app = web.Application(middlewares=[answered], client_max_size=MAX_BODY_BYTES)
     tokens: Tokens | None = None
-    if parts.settings.auth.mode == "jwt":
-        keyring = open_keyring(parts.settings.auth, parts.clock)
+    if keyring is not None:
         tokens = Tokens(parts.settings.auth, keyring, parts.clock)
         app.cleanup_ctx.append(lambda _: _kept_up_to_date(keyring))
     app.add_routes(CatalogApi(parts, role, publication, tokens=tokens).routes())

@@ -82,6 +82,7 @@ class Sidecar:
             memory=(self.memory.bytes, self.memory.limit_bytes, self.memory.evictions),
             freshness_s=self._settings.indexer.freshness_s,
             now_ms=self._clock.now_ms(),
+            keys=None if self.keyring is None else self.keyring.problem,
         )
 
     async def _stop_waiting(self, _: web.Application) -> None:

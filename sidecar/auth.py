@@ -1,11 +1,12 @@
 """Whether a token is good, and whose it is. Pure but for the clock that is passed in; keys come from `sidecar.keys`.
 
-1. A request brings `Authorization: JWT <token>`, or, if it says USE-JWT-COOKIE: true, the two cookies that browsers
-   keep a token in. Anything else, `Bearer` too, is no credentials.
+1. A request brings `Authorization: JWT <token>`; without that header, if it says USE-JWT-COOKIE: true, the two cookies
+   that browsers keep a token in. Anything else, `Bearer` too, is no credentials.
 2. The token's algorithm says which kind of key may verify it, and no key serves two: RS512 a public key of the JWK set,
    HS256 the shared secret, where one is set. There is no third.
-3. It must name the issuer and the audience, and an `exp` that is still to come: there is no leeway, because tokens live
-   for an hour and are renewed before. An `nbf` is held to; `iat` is not, so that clocks may differ a little.
+3. It must name the issuer, the audience and its holder, say when it was issued, and have an `exp` that is still to
+   come: there is no leeway, because tokens live for an hour and are renewed before. An `nbf` is held to; `iat` is not,
+   so that clocks may differ a little. A `version` beyond those that are known may mean anything.
 4. What was found out is kept by the token's text, within bounds, until `exp` or until the keys change.
 
 Whatever is wrong with a token is told in the same two words: a caller who forges one learns nothing about how near it
@@ -36,7 +37,11 @@ SIGNATURE: Final = "edx-jwt-cookie-signature"
 # As long as a line of a request may be; the roles in all customers of a large operator are a third of that.
 MAX_TOKEN_LENGTH: Final = 64 * 1024
 # Some ten thousand callers with tokens of the usual length.
-MAX_CACHED_LENGTH: Final = 16 * 1024 * 1024
+MAX_CACHED_BYTES: Final = 32 * 1024 * 1024
+# What a role in a customer takes in memory, beside the token's text.
+CONTEXT_BYTES: Final = 256
+ENTRY_BYTES: Final = 1024
+MAX_VERSION: Final = 1
 # Whole numbers up to it are exact as floats.
 FAR_AWAY_S: Final = 2**53
 RSA: Final = "RS512"
@@ -62,7 +67,7 @@ class Tokens:
         self._jws = PyJWS(algorithms=[RSA])
         self._jws.register_algorithm(SHARED, _SharedSecret(HMACAlgorithm.SHA256))
         self._verified: OrderedDict[str, tuple[Caller, float]] = OrderedDict()
-        self._verified_length = 0
+        self._verified_bytes = 0
         self._verified_by = keyring.keys
 
     def caller(self, request: web.Request) -> Caller:
@@ -78,7 +83,8 @@ class Tokens:
             self._verified.move_to_end(token)
             return known[0]
         claims = self._claims(token)
-        caller, until_s = Caller.claimed(claims), self._until_s(claims, now_s)
+        until_s = self._until_s(claims, now_s)
+        caller = Caller.claimed(claims)
         self._keep(token, caller, until_s)
         return caller
 
@@ -91,13 +97,17 @@ class Tokens:
         except (PyJWTError, ValueError, RecursionError) as error:
             raise _invalid() from error
         algorithm = header.get("alg")
-        for key in self._candidates(algorithm, header.get("kid")):
+        candidates = self._candidates(algorithm, header.get("kid"))
+        for key in candidates:
             try:
                 claims = json.loads(self._jws.decode(token, key, algorithms=[str(algorithm)]))
             except (PyJWTError, ValueError, RecursionError):
                 continue
             if isinstance(claims, dict):
                 return claims
+        if algorithm == RSA:
+            # It may have been signed with a new key; most tokens do not say with which.
+            self._keyring.miss()
         raise _invalid()
 
     def _candidates(self, algorithm: object, kid: str | None) -> Sequence[RSAPublicKey | bytes]:
@@ -109,10 +119,7 @@ class Tokens:
         keys = self._keyring.keys
         if keys is None:
             raise Refusal(503, {"detail": NO_KEYS})
-        found = keys.candidates(kid)
-        if not found:
-            self._keyring.miss()
-        return found
+        return keys.candidates(kid)
 
     def _until_s(self, claims: Mapping[str, Any], now_s: float) -> float:
         """When the token ends, if all that it must claim is so."""
@@ -122,31 +129,42 @@ class Tokens:
             raise _invalid()
         if exp is None or nbf is None or not nbf <= now_s < exp:
             raise _invalid()
+        name, version = claims.get("preferred_username"), str(claims.get("version", MAX_VERSION)).partition(".")[0]
+        if not isinstance(name, str) or not name or _number(claims.get("iat")) is None:
+            raise _invalid()
+        if not (version.isascii() and version.isdigit() and len(version) < 4 and int(version) <= MAX_VERSION):
+            raise _invalid()
         return exp
 
     def _keep(self, token: str, caller: Caller, until_s: float) -> None:
         if token not in self._verified:
-            self._verified_length += len(token)
+            self._verified_bytes += _bytes(token, caller)
         self._verified[token] = caller, until_s
         self._verified.move_to_end(token)
-        while self._verified_length > MAX_CACHED_LENGTH:
-            oldest, _ = self._verified.popitem(last=False)
-            self._verified_length -= len(oldest)
+        while self._verified_bytes > MAX_CACHED_BYTES:
+            oldest, (its_caller, _) = self._verified.popitem(last=False)
+            self._verified_bytes -= _bytes(oldest, its_caller)
 
     def _forget(self) -> None:
         self._verified.clear()
-        self._verified_length = 0
+        self._verified_bytes = 0
         self._verified_by = self._keyring.keys
 
 
 def _token(request: web.Request) -> str | None:
-    """The text of the request's token; None if it brings none. Cookies win where they are asked for, as in the LMS."""
+    """The text of the request's token; None if it brings none. A header goes before cookies, as in today's service."""
+    header = request.headers.get("Authorization", "").split()
+    if header:
+        return header[1] if len(header) == 2 and header[0].upper() == "JWT" else None
     if request.headers.get("USE-JWT-COOKIE", "").lower() == "true":
         cookies = request.cookies
         if HEADER_AND_PAYLOAD in cookies and SIGNATURE in cookies:
             return f"{cookies[HEADER_AND_PAYLOAD]}.{cookies[SIGNATURE]}"
-    scheme, _, token = request.headers.get("Authorization", "").strip().partition(" ")
-    return token.strip() if scheme.upper() == "JWT" else None
+    return None
+
+
+def _bytes(token: str, caller: Caller) -> int:
+    return len(token) + ENTRY_BYTES + CONTEXT_BYTES * caller.contexts
 
 
 def _number(value: object) -> float | None:

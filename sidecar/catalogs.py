@@ -141,7 +141,8 @@ CATALOGS: Final = (
         writes=("PUT", "PATCH", "DELETE"),
         suffixed=True,
         fields=FIELDS,
-        gate=Gate(Access.PROVISIONING, Whose.CATALOG, {"DELETE": Access.ADMIN}),
+        # What is no change that those may make who set customers up is an admin's, as it has always been.
+        gate=Gate(Access.PROVISIONING, Whose.CATALOG, dict.fromkeys(("DELETE", "POST", "OPTIONS"), Access.ADMIN)),
     ),
     Route(
         path="/enterprise-catalogs/{uuid}/refresh_metadata/",

@@ -3,9 +3,9 @@
 A document is written, never read: its pieces are joined, and the envelope goes around them as bytes. Which documents
 are meant is decided from the index; `shelves` fetches them, all from the generation that the request began with.
 
-What a key gives is a member of the catalog, or the member that is the course of a run that the catalog contains; keys
-are folded as in containment. `generate_diff` compares exact keys with all members, so that whatever it calls included
-is there when it is asked for by key.
+What a key gives is a member of the catalog, the member that is the course of a run that the catalog contains, and the
+members that are runs of a course; keys are folded as in containment. `generate_diff` compares exact keys with all
+members, so that whatever it calls included is there when it is asked for by key.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,17 +23,23 @@ from sidecar.errors import NotPulledYet, UnknownCatalog
 from sidecar.handlers import Reads, Route, Written
 from sidecar.intake import absolute_url, raw_query
 from sidecar.lookup import Answer, can_never_be_pulled
-from sidecar.pages import asked_page, asked_size
+from sidecar.pages import asked_page, asked_size, is_first
 from sidecar.parameters import Refusal, catalog_uuid, customer_uuid, fields, pairs
 from sidecar.roles import Access, Gate, Whose
 from sidecar.shelves import NOTHING, Document, Shelves
 from sidecar.walks import Frame, Walks
 
 MAX_PAGE_SIZE: Final = 100
+# Today's service has no limit here; this is what one answer may cost the others.
+MAX_BARE_PAGE_SIZE: Final = 1_000
 MAX_KEYS: Final = 100
 TOO_MANY_KEYS: Final = (
     f"get_content_metadata GET requests supports up to {MAX_KEYS}. "
     "If more contentkeys required, please use a POST body."
+)
+NO_KEYS: Final = "You must provide at least one of the following query parameters: content_keys."
+TOO_MANY_KEYS_OF_DIFF: Final = (
+    f"catalog_diff GET requests supports up to {MAX_KEYS}. If more content keys required, please use a POST body."
 )
 NOT_THEIRS: Final = "No matching content in any catalog for this customer"
 NOWHERE: Final = "No ContentMetadata matches the given query."
@@ -51,10 +57,14 @@ class DiffRoute(Route):
 
 
 class PageQuestion(NamedTuple):
-    """Which part of which documents of a catalog; no `keys`: what it lists. `url` is the request's own, for links."""
+    """Which part of which documents of a catalog; no `keys`: what it lists. `url` is the request's own, for links.
+
+    `values`: how many times keys were given, each maybe several.
+    """
 
     uuid: str
     keys: list[str] | None
+    values: int
     parameters: dict[str, str]
     url: str
     restricted: bool
@@ -98,13 +108,15 @@ class Contents:
         """A page of a catalog's documents, or with traverse_pagination all of them."""
         index = generation.index
         catalog = _catalog(index, question.uuid)
-        if question.keys is not None and len(question.keys) > MAX_KEYS:
+        if question.values > MAX_KEYS:
             raise Refusal(400, TOO_MANY_KEYS)
         query, content = content_of(catalog, question.restricted)
         parameters, size = question.parameters, asked_size(question.parameters, max_size=MAX_PAGE_SIZE)
         if question.keys is None:
             chosen = content.listed
-            frame = self._walks.frame((catalog.uuid, question.restricted), chosen, size)
+            serving = None if query is None else query.hash
+            first = is_first(parameters)
+            frame = self._walks.frame((catalog.uuid, serving, question.restricted), chosen, size, first=first)
         else:
             keys = (ordinal for key in question.keys for ordinal in index.dictionary.find(key))
             chosen = matching(index.dictionary, content, keys)
@@ -134,11 +146,13 @@ class Contents:
         asked = {key: known.get(key) for key in question.keys}
         found = {key: ordinal for key, ordinal in asked.items() if ordinal is not None and ordinal in content.members}
         entries = await self._shelves.entries(index, found.values())
+        # As in the documents themselves: callers compare the two.
+        changed_ms = values_of(catalog.record, index.customers.get(catalog.customer), self._links).modified_ms
         body = {
             "items_not_found": [{"content_key": key} for key in asked if key not in found],
             "items_not_included": [{"content_key": keys[o]} for o in content.members - BitMap(found.values())],
             "items_found": [
-                {"content_key": key, "date_updated": iso_time(entries[ordinal].modified_ms)}
+                {"content_key": key, "date_updated": iso_time(max(entries[ordinal].modified_ms, changed_ms))}
                 for key, ordinal in found.items()
             ],
         }
@@ -151,6 +165,8 @@ class Contents:
         """
         index = generation.index
         ordinals = named(index.dictionary, question.identifier)
+        # On v1 a uuid has always meant the content that has it, and nothing else.
+        exact = not question.restricted and canonical_uuid(question.identifier) is not None
         asked_ms, never_pulled = [], None
         for catalog in index.of_customer.get(question.customer, ()):
             try:
@@ -160,11 +176,12 @@ class Contents:
                 continue
             if query is not None and query.pulled_at_ms is not None:
                 asked_ms.append(query.pulled_at_ms)
-            matches = matching(index.dictionary, content, ordinals)
+            matches = content.members & BitMap(ordinals) if exact else matching(index.dictionary, content, ordinals)
             if matches:
                 first = _course_first(index.dictionary, matches)
                 document = await self._one(index, first, overrides_of(query, question.restricted))
-                values = values_of(catalog.record, index.customers.get(catalog.customer), self._links)
+                customer = index.customers.get(catalog.customer) if question.urls else None
+                values = values_of(catalog.record, customer, self._links)
                 text = b"".join(written(document.metadata, document.modified_ms, values, urls=question.urls))
                 return Answer(Written(text), min(asked_ms, default=None))
         if never_pulled is not None:
@@ -185,9 +202,11 @@ class Contents:
         index = generation.index
         if question.identifiers is None:
             found = await self._shelves.documented(index)
+            if question.coerced:
+                found = [o for o in found if index.dictionary.types[o] != ContentType.COURSE_RUN]
         else:
             found = await self._documented(index, question)
-        page = asked_page(len(found), question.parameters, max_size=MAX_PAGE_SIZE)
+        page = asked_page(len(found), question.parameters, max_size=MAX_BARE_PAGE_SIZE)
         documents = [
             b"".join(written(document.metadata, document.modified_ms, None))
             async for document in self._shelves.documents(index, page.cut(found))
@@ -211,10 +230,15 @@ class Contents:
 
 
 def matching(dictionary: Dictionary, content: Content, ordinals: Iterable[int]) -> BitMap:
-    """The members among the ordinals, and those that are courses of contained runs among them."""
+    """The members among the ordinals, those that are courses of contained runs among them, and runs of courses."""
     asked = BitMap(ordinals)
     parents = (dictionary.parents[ordinal] for ordinal in asked & content.contained)
-    return content.members & (asked | BitMap([parent for parent in parents if parent is not None]))
+    courses = BitMap([ordinal for ordinal in asked if dictionary.types[ordinal] == ContentType.COURSE])
+    runs: list[int] = []
+    if courses:
+        parents_of = dictionary.parents
+        runs = [o for o in content.members if (parent := parents_of[o]) is not None and parent in courses]
+    return content.members & (asked | BitMap([parent for parent in parents if parent is not None]) | BitMap(runs))
 
 
 def named(dictionary: Dictionary, identifier: str) -> tuple[int, ...]:
@@ -279,20 +303,27 @@ def _split(given: Iterable[tuple[str, str]], name: str) -> list[str] | None:
 async def _page_question(request: web.Request, restricted: bool) -> PageQuestion:
     given = pairs(raw_query(request))
     uuid = catalog_uuid(request.match_info["uuid"])
-    return PageQuestion(uuid, _split(given, "content_keys"), dict(given), absolute_url(request), restricted)
+    values = sum(name == "content_keys" for name, _ in given)
+    return PageQuestion(uuid, _split(given, "content_keys"), values, dict(given), absolute_url(request), restricted)
 
 
 async def _diff_question(request: web.Request, restricted: bool) -> DiffQuestion:
     uuid = catalog_uuid(request.match_info["uuid"])
     if request.method != "POST":
-        keys: object = [value for name, value in pairs(raw_query(request)) if name == "content_keys"]
+        asked = [value for name, value in pairs(raw_query(request)) if name == "content_keys"]
+        if not asked:
+            raise Refusal(400, [NO_KEYS])
+        if len(asked) > MAX_KEYS:
+            raise Refusal(400, TOO_MANY_KEYS_OF_DIFF)
+        keys: object = asked
     else:
         given = fields(request.headers.get("Content-Type", ""), await request.read())
         if not isinstance(given, Mapping):
             raise Refusal(400, {"detail": f"Invalid data. Expected a dictionary, but got {type(given).__name__}."})
         keys = given.get("content_keys") or []
     if isinstance(keys, str):
-        keys = [keys]
+        # As in filter_content_items: a text where a list belongs is the list of its characters.
+        keys = list(keys)
     if not isinstance(keys, list):
         raise Refusal(400, {"detail": "content_keys must be a list of content keys."})
     # Halves of surrogate pairs are in no key, and could not be written back.
@@ -339,6 +370,7 @@ def content_routes(shelves: Shelves, links: Links, walks: Walks) -> tuple[Route,
             formats=("json", "api"),
             name="Catalog Diff",
             description="How the given content keys differ from what the catalog has.",
+            tells=False,
             reads=Reads(("GET", "POST"), _diff_question, fetch=contents.diff),
             redirects=False,
             gate=Gate(Access.LEARNER, Whose.CATALOG),

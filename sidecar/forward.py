@@ -97,9 +97,13 @@ class Forwarder:
 
     @contextmanager
     def room(self, request: web.Request) -> Iterator[None]:
-        """While this is open the request's body may be held. Raises Refusal if too many are held already."""
+        """While this is open the request's body may be held. Raises Refusal if too many are held already, or it is too
+        large to be taken at all.
+        """
         size = MAX_BODY_BYTES if request.content_length is None else request.content_length
-        if self._under_way_bytes + size > max(MAX_UNDER_WAY_BYTES, size):
+        if size > MAX_BODY_BYTES:
+            raise Refusal(413, {"detail": "The body is too large."})
+        if self._under_way_bytes + size > MAX_UNDER_WAY_BYTES:
             self._metrics.writes.labels("refused").inc()
             raise Refusal(503, {"detail": BUSY})
         self._under_way_bytes += size

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
+from urllib.parse import quote, unquote
 
 import orjson
 from aiohttp import web
@@ -42,7 +43,7 @@ from sidecar.parameters import (
     negotiate,
     pairs,
 )
-from sidecar.roles import CLOSED, Gate, Whose, remember
+from sidecar.roles import CLOSED, Gate, Whose, refused, remember
 from sidecar.xml import to_xml
 
 # A first pull takes seconds to minutes, and so does a start without a disk copy.
@@ -80,7 +81,8 @@ class Route:
     who is let in.
 
     Without its closing slash a path leads to the one with it, or, where it does not redirect, answers as well. Where it
-    is `suffixed`, a format may stand at its end, as in `.json`. `fields` of a body are told by OPTIONS.
+    is `suffixed`, a format may stand at its end, as in `.json`. `fields` of a body are told by OPTIONS, if the route
+    `tells` of itself at all.
     """
 
     path: str
@@ -92,6 +94,7 @@ class Route:
     versions: tuple[str, ...] = ("v1", "v2")
     redirects: bool = True
     suffixed: bool = False
+    tells: bool = True
     fields: Mapping[str, Mapping[str, Any]] | None = None
     gate: Gate = CLOSED
 
@@ -144,7 +147,7 @@ class Handler:
             if self._tokens is not None:
                 generation = self._current.generation
                 admit(self._route.gate, self._tokens, request, generation)
-            if request.method == "OPTIONS":
+            if request.method == "OPTIONS" and self._route.tells:
                 return _rendered(format, self._route.options, self._headers)
             reads = self._reads
             if reads is None or request.method not in reads.methods:
@@ -224,13 +227,15 @@ class WriteHandler:
         return answer
 
     def _known(self, tokens: Tokens, request: web.Request) -> None:
-        """Lets nobody through to the indexer without a good token.
+        """Lets nobody through to the indexer without a good token, or who may do such a thing for no customer at all.
 
-        What its holder may do the indexer decides, from its registry: the generation here may not show yet a catalog
-        that was just made, or moved to another customer.
+        For which one somebody may the indexer decides, from its registry: the generation here may not show yet a
+        catalog that was just made, or moved to another customer.
         """
         try:
-            tokens.caller(request)
+            access = self._route.gate.takes(request.method)
+            if tokens.caller(request).customers(access) == frozenset():
+                raise refused(access)
         except Refusal:
             generation = self._current.generation
             if generation is not None and self._route.gate.whose is Whose.CATALOG:
@@ -266,6 +271,8 @@ def _catalog(generation: Generation, request: web.Request) -> Catalog:
 async def redirect(request: web.Request) -> web.Response:
     """Leads from a path without its closing slash to the one with it; the query stays as it was sent."""
     path, question_mark, query = request.raw_path.partition("?")
+    # As Django does: what need not be escaped in a path is not.
+    path = quote(unquote(path, errors="surrogateescape"), safe="/:@&+$,-_.!~*'()", errors="surrogateescape")
     headers = {"Location": f"{path}/{question_mark}{query}", "Content-Type": "text/html; charset=utf-8"}
     return web.Response(status=301, headers=headers)
 

@@ -1,6 +1,6 @@
 """The report on health: what the process knows of itself, put together from state that others keep. Pure.
 
-unavailable     no generation is loaded, or the process has stopped following the store: restart it.
+unavailable     no generation is loaded, or something that was to run for ever has ended: restart it.
 degraded        it answers, but something that it promises is broken; `problems` says what.
 ok              everything else.
 """
@@ -99,11 +99,14 @@ def report(
     memory: tuple[int, int, int],
     freshness_s: int,
     now_ms: int,
+    keys: str | None = None,
 ) -> Health:
-    """The report as of now. `memory` is its bytes, their limit and the evictions so far."""
+    """The report as of now. `memory` is its bytes, their limit and the evictions so far; `keys` is why those of tokens
+    cannot be read.
+    """
     root = None if generation is None else generation.index.root
     stale = 0 if generation is None else generation.pulled_before(now_ms - freshness_s * 1000)
-    problems = tuple(_problems(generation, store, disk, stale))
+    problems = tuple(_problems(generation, store, disk, stale, keys))
     fatal = generation is None or store.stopped is not None
     memory_bytes, memory_limit_bytes, memory_evictions = memory
     return Health(
@@ -134,12 +137,14 @@ def age_s(then_ms: int, now_ms: int) -> int:
     return max(0, now_ms - then_ms) // 1000
 
 
-def _problems(generation: Generation | None, store: StoreStatus, disk: DiskStatus, stale: int) -> list[str]:
+def _problems(
+    generation: Generation | None, store: StoreStatus, disk: DiskStatus, stale: int, keys: str | None
+) -> list[str]:
     problems = []
     if generation is None:
         problems.append("no generation is loaded")
     if store.stopped is not None:
-        problems.append(f"no longer follows the store: {store.stopped}")
+        problems.append(f"a background task ended: {store.stopped}")
     if not store.reachable:
         problems.append(f"the store cannot be read: {store.error}")
     if store.behind:
@@ -148,6 +153,8 @@ def _problems(generation: Generation | None, store: StoreStatus, disk: DiskStatu
         problems.append("the store shows the served generation's number with other content: two publishers")
     if store.refused is not None:
         problems.append(f"a newer generation was refused: {store.refused}")
+    if keys is not None:
+        problems.append(f"the keys of tokens cannot be read: {keys}")
     if disk.state == "failing":
         problems.append(f"the disk copy fails: {disk.error}")
     if disk.incomplete is not None:

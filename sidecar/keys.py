@@ -1,12 +1,14 @@
 """The door to the keys that sign tokens: a JWK set in a file or at a URL, read again while the process runs.
 
 A set is exchanged as a whole, once it is known to be usable: what cannot be fetched or read leaves the last good one in
-place. A file is read at start, or nothing starts; a URL is fetched in the background, because the LMS may be down when
-this process is restarted. Exceptions of files, aiohttp and PyJWT stop here.
+place, and an empty list of keys takes all trust away. A file is read at start, or nothing starts; a URL is fetched in
+the background, because the LMS may be down when this process is restarted. Exceptions of files, aiohttp and PyJWT stop
+here.
 """
 
 import asyncio
 import json
+import stat
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +69,8 @@ class Keyring:
         self._every_s = every_s
         self._pause_s = pause_s
         self._missed = asyncio.Event()
-        self._fails = False
+        # Why the set could not be read when it was last tried.
+        self.problem: str | None = None if keys is not None else "not asked yet"
 
     def miss(self) -> None:
         """Notes that a token names a key that is not in the set: it may be a new one."""
@@ -97,15 +100,17 @@ class Keyring:
             text = await self._read()
             if text is None:
                 return
-            keys = parse(text)
-        except (KeysUnusable, OSError, ClientError, TimeoutError) as error:
-            if not self._fails:
-                self._fails = True
-                _log.warning("the keys of tokens cannot be read; the last ones stay", error=_reason(error))
+            keys = parse(text, empty=True)
+        # ValueError: of a URL that is none, to which the one that was asked leads.
+        except (KeysUnusable, OSError, ClientError, TimeoutError, ValueError) as error:
+            reason = _reason(error)
+            if reason != self.problem:
+                self.problem = reason
+                _log.warning("the keys of tokens cannot be read; the last ones stay", error=reason)
             return
-        if self._fails:
-            self._fails = False
-            _log.info("the keys of tokens can be read again")
+        if self.problem is not None:
+            self.problem = None
+            _log.info("the keys of tokens can be read")
         if not _same(keys, self.keys):
             self.keys = keys
             _log.info("keys of tokens", keys=sorted(keys.named), unnamed=len(keys.unnamed))
@@ -143,8 +148,11 @@ async def fetch(url: str) -> bytes:
         return bytes(text)
 
 
-def parse(text: bytes) -> KeySet:
-    """The keys of a JWK set that RS512 may be verified with. Raises KeysUnusable if there is none."""
+def parse(text: bytes, *, empty: bool = False) -> KeySet:
+    """The keys of a JWK set that RS512 may be verified with. Raises KeysUnusable if there is none.
+
+    `empty`: but for a set that has no keys at all.
+    """
     try:
         given = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -152,6 +160,8 @@ def parse(text: bytes) -> KeySet:
     entries = given.get("keys") if isinstance(given, dict) else None
     if not isinstance(entries, list):
         raise KeysUnusable('not a JWK set: it has no list "keys"')
+    if empty and not entries:
+        return KeySet({}, ())
     named: dict[str, RSAPublicKey] = {}
     unnamed: list[RSAPublicKey] = []
     for entry in entries:
@@ -192,6 +202,9 @@ class _File:
     def read(self) -> bytes | None:
         """Its bytes; None if they are those that were read before."""
         status = self._path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            # Reading from anything else may never end.
+            raise KeysUnusable("not a file")
         seen = (status.st_mtime_ns, status.st_size, status.st_ino)
         if seen == self._read:
             return None

@@ -5,15 +5,18 @@ what this API never had, and with links of its own form. Such a document is read
 places than those that are kept in it; it is a page of them at most.
 
 1. Whether ids are contained is told of all of them together, and of one catalog: not of each, and not of several.
-2. A catalog that is not the caller's is as good as none (404); only the detail of a catalog says what is missing (403).
-3. In a catalog's detail, a course tells whether it can be enrolled in now and when its last run ends; a run is left out
-   without seats to enrol in, though it counts, and so the pages hold together; a program comes without its courses.
+2. Content is an admin's to see: of the customer, or, in a list, of any (403). To ask what a catalog contains somebody
+   needs no more than to belong to the customer; a catalog that is not theirs is as good as none (404).
+3. In a catalog's detail, links to pages about content say who sent their visitors; a course tells whether it can be
+   enrolled in now and when its last run ends; a program comes without its courses. Left out are runs without seats to
+   enrol in, programs that cannot be bought at once, and pathways, though they count, and so the pages hold together.
 4. Asked for by itself, a course has links in its runs, and a program its courses in the same form. A run is what its
    course's document says of it, or else its own document.
 """
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -24,28 +27,36 @@ from sidecar.auth import Tokens
 from sidecar.clock import Clock
 from sidecar.content import content_of, named, overrides_of
 from sidecar.contract.index import Catalog, Content, Index
-from sidecar.contract.words import ContentType, iso_time
+from sidecar.contract.words import ContentType, canonical_uuid, iso_time
 from sidecar.current import Current, Generation
-from sidecar.documents import Links, slugify, written
+from sidecar.documents import Links, Values, slugify, written
 from sidecar.errors import NotPulledYet
 from sidecar.handlers import Handler, Reads, Route
 from sidecar.intake import absolute_url, raw_query
 from sidecar.lookup import Answer
-from sidecar.pages import asked_page, asked_size
-from sidecar.parameters import NO_IDS, Refusal, catalog_uuid, customer_uuid, ids, pairs
-from sidecar.roles import Access, Caller, Gate, Whose, caller_of
+from sidecar.pages import asked_page, asked_size, is_first
+from sidecar.parameters import NO_IDS, Refusal, catalog_uuid, ids, pairs
+from sidecar.roles import Access, Caller, Gate, caller_of
 from sidecar.shelves import Shelves
 from sidecar.walks import Walks
 
 PREFIX: Final = "/enterprise/api/v1"
 MAX_PAGE_SIZE: Final = 100
 NO_CATALOG: Final = "No EnterpriseCustomerCatalog matches the given query."
+NO_CUSTOMER: Final = "No EnterpriseCustomer matches the given query."
 NOT_THEIRS: Final = "Missing: enterprise.can_view_catalog"
 NOWHERE: Final = "Not found."
 # A run that ends before a day has passed is not worth enrolling in.
 LAST_DAY: Final = timedelta(days=1)
+# What content other than courses is listed for.
+LISTED_IF: Final[Mapping[int, str]] = {
+    ContentType.COURSE_RUN: "has_enrollable_seats",
+    ContentType.PROGRAM: "is_program_eligible_for_one_click_purchase",
+}
 OPEN: Final = frozenset({"Current", "Starting Soon", "Upcoming"})
 Json = dict[str, Any]
+# The links of the old API are other ones than those that are kept in documents.
+NO_LINKS: Final = Values(0, b"", None, portal=False, course=None, run=None, executive=None)
 
 
 class ListQuestion(NamedTuple):
@@ -87,6 +98,7 @@ class Served(NamedTuple):
     content: Content
     overrides: Mapping[int, bytes]
     pulled_at_ms: int | None
+    query_hash: bytes | None
 
 
 class EnrollLinks(NamedTuple):
@@ -129,16 +141,15 @@ class OldApi:
     async def detail(self, generation: Generation, question: DetailQuestion) -> Answer[Any]:
         """A catalog with a page of its documents."""
         index = generation.index
-        catalog = _catalog(index, question.uuid)
-        if not question.caller.may(Access.LEARNER, catalog.customer):
-            raise Refusal(403, {"detail": NOT_THEIRS})
-        served = _served(catalog)
+        catalog, served = _theirs(index, question)
         members = served.content.members
         size = asked_size(question.parameters, max_size=MAX_PAGE_SIZE)
-        frame = self._walks.frame((catalog.uuid, PREFIX), members, size)
+        first = is_first(question.parameters)
+        frame = self._walks.frame((catalog.uuid, served.query_hash, PREFIX), members, size, first=first)
         page = asked_page(len(members), question.parameters, max_size=MAX_PAGE_SIZE, pages=frame.pages)
         ordinals = frame.page(page.number)
-        documents = await self._documents(index, ordinals, served.overrides)
+        values = replace(NO_LINKS, utm_source=slugify(catalog.record.customer_name).encode())
+        documents = await self._documents(index, ordinals, served.overrides, values)
         links = EnrollLinks.of(index, catalog, self._links)
         now = datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC)
         found = ((index.dictionary.keys[o], index.dictionary.types[o], documents[o]) for o in ordinals)
@@ -210,12 +221,12 @@ class OldApi:
         return await self._documents(index, have, overrides)
 
     async def _documents(
-        self, index: Index, ordinals: Sequence[int], overrides: Mapping[int, bytes]
+        self, index: Index, ordinals: Sequence[int], overrides: Mapping[int, bytes], values: Values | None = None
     ) -> dict[int, Json]:
         documents = [document async for document in self._shelves.documents(index, ordinals, overrides)]
         found = {}
         for ordinal, document in zip(ordinals, documents, strict=True):
-            found[ordinal] = _read(b"".join(written(document.metadata, document.modified_ms, None)))
+            found[ordinal] = _read(b"".join(written(document.metadata, document.modified_ms, values, urls=False)))
             # Reading takes a while; others must have their turn.
             await asyncio.sleep(0)
         return found
@@ -224,7 +235,8 @@ class OldApi:
 def _read(text: bytes) -> Json:
     """A document without what the old API never had."""
     document: Json = orjson.loads(text)
-    document.pop("content_last_modified", None)
+    for name in ("content_last_modified", "xapi_activity_id"):
+        document.pop(name, None)
     if document.get("parent_content_key") is None:
         document.pop("parent_content_key", None)
     if document.get("content_type") == "course":
@@ -233,7 +245,8 @@ def _read(text: bytes) -> Json:
 
 
 def _is_listed(kind: int, document: Json) -> bool:
-    return kind != ContentType.COURSE_RUN or bool(document.get("has_enrollable_seats"))
+    needs = LISTED_IF.get(kind)
+    return kind == ContentType.COURSE or (needs is not None and bool(document.get(needs)))
 
 
 def _listed(key: str, kind: int, document: Json, links: EnrollLinks, now: datetime) -> Json:
@@ -278,10 +291,8 @@ def _is_open(run: Json, now: datetime) -> bool:
 
 
 def _last_end(runs: Iterable[Json]) -> str | None:
-    """When the last of the runs ends; null if there is none, or one of them has no end."""
-    ends = [run.get("end") for run in runs]
-    texts = [end for end in ends if isinstance(end, str)]
-    return max(texts) if texts and len(texts) == len(ends) else None
+    """When the last of the runs ends that have an end."""
+    return max((run["end"] for run in runs if _time(run.get("end")) is not None), default=None)
 
 
 def _time(text: object) -> datetime | None:
@@ -307,25 +318,27 @@ def _record(catalog: Catalog) -> Json:
     }
 
 
-def _catalog(index: Index, uuid: str) -> Catalog:
-    catalog = index.catalogs.get(uuid)
+def _theirs(index: Index, question: DetailQuestion | ItemQuestion) -> tuple[Catalog, Served]:
+    """A catalog whose content the caller may see, and what it serves."""
+    catalog, caller = index.catalogs.get(question.uuid), question.caller
+    if not (_is_admin(caller) if catalog is None else caller.may(Access.ADMIN, catalog.customer)):
+        raise Refusal(403, {"detail": NOT_THEIRS})
     if catalog is None:
         raise Refusal(404, {"detail": NO_CATALOG})
-    return catalog
-
-
-def _theirs(index: Index, question: ContainsQuestion | ItemQuestion) -> tuple[Catalog, Served]:
-    """A catalog that the caller may know of, and what it serves."""
-    catalog = _catalog(index, question.uuid)
-    if not question.caller.may(Access.LEARNER, catalog.customer):
-        raise Refusal(404, {"detail": NO_CATALOG})
     return catalog, _served(catalog)
+
+
+def _is_admin(caller: Caller) -> bool:
+    """Whether somebody is an admin of any customer."""
+    return caller.customers(Access.ADMIN) != frozenset()
 
 
 def _served(catalog: Catalog) -> Served:
     """What a catalog serves to the old API, which knows no restricted runs."""
     query, content = content_of(catalog, restricted=False)
-    return Served(content, overrides_of(query, restricted=False), None if query is None else query.pulled_at_ms)
+    if query is None:
+        return Served(content, {}, None, None)
+    return Served(content, overrides_of(query, restricted=False), query.pulled_at_ms, query.hash)
 
 
 def _contained(index: Index, served: Served, identifier: str, kind: ContentType) -> int:
@@ -342,6 +355,8 @@ def _contains_all(index: Index, content: Content, ids: Iterable[str]) -> bool:
 
 
 def _ask_list(generation: Generation, question: ListQuestion) -> Answer[Any]:
+    if not _is_admin(question.caller):
+        raise Refusal(403, {"detail": NOT_THEIRS})
     theirs = question.caller.customers(Access.LEARNER)
     catalogs = [catalog for catalog in generation.catalogs if theirs is None or catalog.customer in theirs]
     page = asked_page(len(catalogs), question.parameters, max_size=MAX_PAGE_SIZE)
@@ -353,7 +368,10 @@ def _ask_list(generation: Generation, question: ListQuestion) -> Answer[Any]:
 
 
 def _ask_catalog(generation: Generation, question: ContainsQuestion) -> Answer[Any]:
-    _, served = _theirs(generation.index, question)
+    catalog = generation.index.catalogs.get(question.uuid)
+    if catalog is None or not question.caller.may(Access.LEARNER, catalog.customer):
+        raise Refusal(404, {"detail": NO_CATALOG})
+    served = _served(catalog)
     contains = _contains_all(generation.index, served.content, question.ids)
     return Answer({"contains_content_items": contains}, served.pulled_at_ms)
 
@@ -361,8 +379,15 @@ def _ask_catalog(generation: Generation, question: ContainsQuestion) -> Answer[A
 def _ask_customer(generation: Generation, question: ContainsQuestion) -> Answer[Any]:
     """Yes as soon as one catalog contains all; no only if all catalogs were pulled."""
     index = generation.index
+    if not question.caller.may(Access.ADMIN, question.uuid):
+        raise Refusal(403, {"detail": NOT_THEIRS})
+    customer = canonical_uuid(question.uuid)
+    if customer is None:
+        raise Refusal(404, {"detail": NOWHERE})
+    if customer not in index.of_customer and customer not in index.customers:
+        raise Refusal(404, {"detail": NO_CUSTOMER})
     asked_ms, never_pulled, contains = [], None, False
-    for catalog in index.of_customer.get(question.uuid, ()):
+    for catalog in index.of_customer.get(customer, ()):
         try:
             served = _served(catalog)
         except NotPulledYet as error:
@@ -395,11 +420,13 @@ async def _detail_question(request: web.Request, _: bool) -> DetailQuestion:
 
 
 async def _catalog_question(request: web.Request, _: bool) -> ContainsQuestion:
-    return ContainsQuestion(catalog_uuid(request.match_info["uuid"]), _ids(request), caller_of(request))
+    keys = _ids(request)
+    return ContainsQuestion(catalog_uuid(request.match_info["uuid"]), keys, caller_of(request))
 
 
 async def _customer_question(request: web.Request, _: bool) -> ContainsQuestion:
-    return ContainsQuestion(customer_uuid(request.match_info["uuid"]), _ids(request), caller_of(request))
+    # Whose it is is compared as a text, like a role's context.
+    return ContainsQuestion(request.match_info["uuid"], _ids(request), caller_of(request))
 
 
 async def _item_question(request: web.Request, _: bool) -> ItemQuestion:
@@ -433,7 +460,7 @@ def old_routes(
             "Contains Content Items",
             "Whether one of the enterprise's catalogs contains all of the specified content.",
             Reads(get, _customer_question, _ask_customer),
-            gate=Gate(Access.LEARNER, Whose.CUSTOMER),
+            gate=Gate(Access.AUTHENTICATED),
         )
     )
     return [

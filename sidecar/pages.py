@@ -60,6 +60,11 @@ def asked_size(parameters: Mapping[str, str], *, max_size: int) -> int:
     return DEFAULT_SIZE if size is None or size < 1 else min(size, max_size)
 
 
+def is_first(parameters: Mapping[str, str]) -> bool:
+    """Whether it is the first page that the parameters ask for."""
+    return _whole(parameters.get("page") or "1") == 1
+
+
 def asked_page(count: int, parameters: Mapping[str, str], *, max_size: int, pages: int | None = None) -> Page:
     """The page that the parameters ask for. A 404 if there is none. `pages`: how many, if not as many as needed."""
     size = asked_size(parameters, max_size=max_size)

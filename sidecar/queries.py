@@ -24,7 +24,7 @@ from sidecar.intake import absolute_url, raw_query, receive
 from sidecar.lookup import Answer
 from sidecar.pages import asked_page
 from sidecar.parameters import FORM_TYPE, Refusal, fields, pairs
-from sidecar.roles import Access, Caller, Gate, caller_of, refused
+from sidecar.roles import Access, Caller, Gate, caller_of
 
 MAX_PAGE_SIZE: Final = 100
 _HASH: Final = re.compile(r"[0-9a-fA-F]{32}")
@@ -55,11 +55,15 @@ class Form(NamedTuple):
     pairs: tuple[tuple[str, str], ...]
 
 
+class HashQuestion(NamedTuple):
+    """The hash of a filter, or of what a form means among the queries that this caller may see."""
+
+    given: bytes | Form
+    caller: Caller
+
+
 async def _list_question(request: web.Request, _: bool) -> ListQuestion:
-    caller = caller_of(request)
-    if caller.customers(Access.ADMIN) is not None and not caller.may(Access.STAFF):
-        raise refused(Access.STAFF)
-    return ListQuestion(dict(pairs(raw_query(request))), absolute_url(request), caller)
+    return ListQuestion(dict(pairs(raw_query(request))), absolute_url(request), caller_of(request))
 
 
 def _ask_list(generation: Generation, question: ListQuestion) -> Answer[Any]:
@@ -75,7 +79,7 @@ def _ask_list(generation: Generation, question: ListQuestion) -> Answer[Any]:
 
 
 async def _query_question(request: web.Request, _: bool) -> QueryQuestion:
-    caller, text = _admin(request), request.match_info["id"]
+    caller, text = caller_of(request), request.match_info["id"]
     if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
         raise Refusal(404, {"detail": "Not found."})
     return QueryQuestion(int(text), caller)
@@ -89,7 +93,7 @@ def _ask_query(generation: Generation, question: QueryQuestion) -> Answer[Any]:
 
 
 async def _by_hash_question(request: web.Request, _: bool) -> QueryQuestion:
-    caller, text = _admin(request), dict(pairs(raw_query(request))).get("hash")
+    caller, text = caller_of(request), dict(pairs(raw_query(request))).get("hash")
     if text is None:
         raise Refusal(400, [NO_HASH])
     if len(text) > _HASH_LENGTH:
@@ -107,14 +111,6 @@ def _ask_by_hash(generation: Generation, question: QueryQuestion) -> Answer[Any]
     return Answer(record(query), None)
 
 
-def _admin(request: web.Request) -> Caller:
-    """The caller, if it is an admin of any customer."""
-    caller = caller_of(request)
-    if caller.customers(Access.ADMIN) == frozenset():
-        raise refused(Access.STAFF)
-    return caller
-
-
 def _seen(generation: Generation, query: Query, caller: Caller) -> bool:
     customers = caller.customers(Access.ADMIN)
     if customers is None:
@@ -123,14 +119,14 @@ def _seen(generation: Generation, query: Query, caller: Caller) -> bool:
     return any(catalog.wanted is query for catalog in theirs)
 
 
-async def _hash_question(request: web.Request, _: bool) -> bytes | Form:
-    _admin(request)
+async def _hash_question(request: web.Request, _: bool) -> HashQuestion:
+    caller = caller_of(request)
     body = await receive(request)
     content_type = request.headers.get("Content-Type", "")
     if body and content_type.partition(";")[0].strip().lower() == FORM_TYPE:
-        return Form(tuple(sorted(pairs(body.decode(errors="surrogateescape")))))
+        return HashQuestion(Form(tuple(sorted(pairs(body.decode(errors="surrogateescape"))))), caller)
     try:
-        return query_hash(fields(content_type, body))
+        return HashQuestion(query_hash(fields(content_type, body)), caller)
     except Refusal as refusal:
         if refusal.status == 400 and isinstance(refusal.body, Mapping):
             raise Refusal(400, {"detail": f"Failed to parse catalog query: {refusal.body['detail']}"}) from refusal
@@ -139,11 +135,12 @@ async def _hash_question(request: web.Request, _: bool) -> bytes | Form:
         raise Refusal(400, {"detail": "Failed to parse catalog query: nested too deeply"}) from error
 
 
-def _ask_hash(generation: Generation, question: bytes | Form) -> Answer[Any]:
-    return Answer((question if isinstance(question, bytes) else _meant(generation, question)).hex(), None)
+def _ask_hash(generation: Generation, question: HashQuestion) -> Answer[Any]:
+    given, caller = question
+    return Answer((given if isinstance(given, bytes) else _meant(generation, given, caller)).hex(), None)
 
 
-def _meant(generation: Generation, form: Form) -> bytes:
+def _meant(generation: Generation, form: Form, caller: Caller) -> bytes:
     plain: dict[str, Any] = {}
     for name, text in form.pairs:
         before = plain.get(name)
@@ -153,7 +150,7 @@ def _meant(generation: Generation, form: Form) -> bytes:
         return read
     for query in registered(generation):
         content_filter = json.loads(query.record.content_filter)
-        if isinstance(content_filter, dict) and _sent(content_filter) == form:
+        if isinstance(content_filter, dict) and _sent(content_filter) == form and _seen(generation, query, caller):
             return query.hash
     return read
 
@@ -171,9 +168,7 @@ async def _distinct_question(request: web.Request, _: bool) -> list[str]:
     given = fields(request.headers.get("Content-Type", ""), await request.read())
     if not isinstance(given, Mapping):
         raise Refusal(400, {"detail": f"Invalid data. Expected a dictionary, but got {type(given).__name__}."})
-    texts = given.get("enterprise_catalog_uuids") or []
-    if isinstance(texts, str):
-        texts = [texts]
+    texts = given.get("enterprise_catalog_uuids", [])
     if not isinstance(texts, list):
         raise Refusal(400, {"detail": "enterprise_catalog_uuids must be a list of catalog uuids."})
     uuids = []
@@ -220,7 +215,7 @@ QUERIES: Final = (
         formats=("json", "api"),
         name="Catalog Query List",
         description="Viewset for queries of catalogs.",
-        gate=Gate(Access.AUTHENTICATED),
+        gate=Gate(Access.ALL_QUERIES),
         reads=Reads(("GET", "HEAD"), _list_question, _ask_list),
         suffixed=True,
     ),
@@ -230,7 +225,7 @@ QUERIES: Final = (
         formats=("json", "api"),
         name="Catalog Query Get Query By Hash",
         description="The query that has a content filter hash.",
-        gate=Gate(Access.AUTHENTICATED),
+        gate=Gate(Access.QUERIES),
         reads=Reads(("GET", "HEAD"), _by_hash_question, _ask_by_hash),
         redirects=False,
     ),
@@ -240,7 +235,7 @@ QUERIES: Final = (
         formats=("json", "api"),
         name="Catalog Query Get Content Filter Hash",
         description="The hash of a content filter.",
-        gate=Gate(Access.AUTHENTICATED),
+        gate=Gate(Access.QUERIES),
         reads=Reads(("GET", "HEAD"), _hash_question, _ask_hash),
         redirects=False,
     ),
@@ -250,7 +245,7 @@ QUERIES: Final = (
         formats=("json", "api"),
         name="Catalog Query Instance",
         description="Viewset for queries of catalogs.",
-        gate=Gate(Access.AUTHENTICATED),
+        gate=Gate(Access.QUERIES),
         reads=Reads(("GET", "HEAD"), _query_question, _ask_query),
         suffixed=True,
     ),

@@ -33,6 +33,9 @@ class Access(Enum):
     PROVISIONING = auto()
     # To see a list of catalogs, which shows the caller's own; staff gets an empty one.
     LISTING = auto()
+    # To see a list of queries, which is whole or, for staff, empty; to find one's own, and hash filters.
+    ALL_QUERIES = auto()
+    QUERIES = auto()
     STAFF = auto()
     AUTHENTICATED = auto()
     SUPERUSER = auto()
@@ -88,18 +91,23 @@ class Caller:
         self._staff = staff
         self._superuser = superuser
         entries = roles if isinstance(roles, list | tuple) else ()
-        held = [entry.partition(":")[::2] for entry in entries if isinstance(entry, str)]
+        # Nobody is called what could not be written into a database or an answer.
+        held = [entry.partition(":")[::2] for entry in entries if isinstance(entry, str) and entry.isprintable()]
         self._contexts = {
             access: frozenset(context for role, context in held if context and role in holders)
             for access, holders in HOLDERS.items()
         }
 
+    @property
+    def contexts(self) -> int:
+        """How many contexts are held, over all accesses."""
+        return sum(map(len, self._contexts.values()))
+
     @classmethod
     def claimed(cls, claims: Mapping[str, Any]) -> "Caller":
         """The caller of a verified token."""
-        name = claims.get("preferred_username") or claims.get("user_id")
         return cls(
-            str(name) if isinstance(name, str | int) else "",
+            str(claims["preferred_username"]),
             claims.get("roles"),
             staff=claims.get("administrator") is True,
             superuser=claims.get("superuser") is True,
@@ -114,6 +122,10 @@ class Caller:
             return bool(customer) and (customer in contexts or EVERY in contexts)
         if access is Access.LISTING:
             return self._staff or bool(self._contexts[Access.PROVISIONING])
+        if access is Access.QUERIES:
+            return bool(self._contexts[Access.ADMIN])
+        if access is Access.ALL_QUERIES:
+            return self._staff or EVERY in self._contexts[Access.ADMIN]
         return access is Access.AUTHENTICATED or (access is Access.STAFF and self._staff)
 
     def customers(self, access: Access) -> frozenset[str] | None:

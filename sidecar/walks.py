@@ -5,11 +5,12 @@ everything after that would move up, and what moves onto that page would never b
 have something seen twice. So the pages of a walk go on beginning where they began when it did: at certain content, and
 not at certain counts.
 
-1. The first page that is asked for of a catalog sets the frame: what is listed is cut into pages of the size asked for.
-2. While pages of the frame are asked for, a page is what is listed now between its two ends. It gets shorter by what
+1. The first page that is asked for of a list sets the frame: what is listed is cut into pages of the size asked for.
+2. While somebody walks on from page to page, a page is what is listed now between its two ends. It gets shorter by what
    went, and longer by what came. Only the last page has no end yet: what is new comes there, and makes more pages.
-3. A frame that nobody has used for a while is forgotten; so is one in which a page would get too long, or that has been
-   used without a break for so long that its pages are no longer what they are called.
+3. Whoever asks for the first page alone does not walk, and whoever begins where nobody walks gets a frame of their own
+   time: its pages have the size that was asked for. A frame in which a page would get too long is given up, and so is
+   one that has been walked without a break for so long that its pages are no longer what they are called.
 
 One frame serves all who walk a catalog in pages of one size. Each page is still one generation's: its ends alone are
 remembered, and never its content.
@@ -74,31 +75,44 @@ class Frame(NamedTuple):
         return 0 if pages == 0 else self.listed.rank(self.began[pages * self.size] - 1)
 
 
+class _Use(NamedTuple):
+    """What a frame is cut by, and when it was last that, used, and walked on, in seconds of the monotonic clock."""
+
+    began: BitMap
+    since_s: float
+    used_s: float
+    walked_s: float
+
+
 class Walks:
     """The frames in use."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        # What each is cut by, and when it began and was last used, in seconds of the monotonic clock.
-        self._frames: OrderedDict[tuple[Hashable, int], tuple[BitMap, float, float]] = OrderedDict()
+        self._frames: OrderedDict[tuple[Hashable, int], _Use] = OrderedDict()
 
-    def frame(self, of: Hashable, listed: BitMap, size: int) -> Frame:
-        """The pages of a list: `of` names it, `listed` is what it has now."""
+    def frame(self, of: Hashable, listed: BitMap, size: int, *, first: bool) -> Frame:
+        """The pages of a list: `of` names it, `listed` is what it has now; `first`: it is the first that is wanted."""
         now_s = self._clock.monotonic()
-        began, since_s = self._in_use((of, size), listed, now_s)
-        frame = Frame(began, listed, size)
-        self._frames[of, size] = listed if began is listed else frame.grown, since_s, now_s
+        use = self._frames.get((of, size))
+        if use is None or not self._lasts(use, listed, size, now_s, first=first):
+            use = _Use(listed, now_s, now_s, float("-inf"))
+        frame = Frame(use.began, listed, size)
+        walked_s = use.walked_s if first else now_s
+        began = listed if use.began is listed else frame.grown
+        since_s = now_s if use.began == listed else use.since_s
+        self._frames[of, size] = _Use(began, since_s, now_s, walked_s)
         self._frames.move_to_end((of, size))
         if len(self._frames) > MAX_FRAMES:
             self._frames.popitem(last=False)
         return frame
 
-    def _in_use(self, key: tuple[Hashable, int], listed: BitMap, now_s: float) -> tuple[BitMap, float]:
-        known = self._frames.get(key)
-        if known is None:
-            return listed, now_s
-        began, since_s, used_s = known
-        if began == listed or now_s - used_s > IDLE_S or now_s - since_s > MAX_AGE_S:
-            return listed, now_s
-        too_long = Frame(began, listed, key[1]).longer > MAX_LONGER
-        return (listed, now_s) if too_long else (began, since_s)
+    @staticmethod
+    def _lasts(use: _Use, listed: BitMap, size: int, now_s: float, *, first: bool) -> bool:
+        """Whether a frame is gone on with."""
+        if use.began == listed:
+            return True
+        idle_s = now_s - (use.walked_s if first else use.used_s)
+        if idle_s > IDLE_S or now_s - use.since_s > MAX_AGE_S:
+            return False
+        return Frame(use.began, listed, size).longer <= MAX_LONGER

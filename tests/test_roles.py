@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import pytest
 from aiohttp import web
@@ -25,6 +25,8 @@ from indexer.wiring import Parts
 from sidecar.app import Sidecar
 from sidecar.catalogs import CATALOGS
 from sidecar.containment import CONTAINMENT
+from sidecar.content import content_routes
+from sidecar.queries import QUERIES
 from sidecar.roles import CLOSED
 from sidecar.settings import Settings, SidecarSettings
 from sidecar.store.sqlite import SqliteStore
@@ -57,6 +59,8 @@ COLUMNS: Final = (
 )
 LEARNER_OF_C0: Final = "401 401 401 | 403 403 | 200 403 200 403 | 200 200 | 403 | 200 200 200"
 LEARNER_OF_C1: Final = "401 401 401 | 403 403 | 403 200 200 403 | 403 403 | 403 | 200 200 200"
+ADMIN_OF_C0: Final = "401 401 401 | 403 403 | 403 403 403 403 | 200 200 | 403 | 200 200 200"
+ADMIN_OF_C1: Final = "401 401 401 | 403 403 | 403 403 403 403 | 403 403 | 403 | 200 200 200"
 PROVIDES_FOR_C0: Final = "401 401 401 | 403 403 | 403 403 403 403 | 200 200 | 200 | 200 200 200"
 PROVIDES_FOR_C1: Final = "401 401 401 | 403 403 | 403 403 403 403 | 403 403 | 200 | 200 200 200"
 NOT_FOUND: Final = "404 404 404 | 404 404 | 404 404 404 404 | 404 404 | 404 | 404 404 404"
@@ -123,14 +127,15 @@ def _documents(version: str) -> list[tuple[str, str, Any, str, Any]]:
         ("GET", f"{customer}/{C0}/content-metadata/no+such/", None, LEARNER_OF_C0.replace("200", "404"), LEARNERS),
         ("GET", f"{customer}/{C1}/content-metadata/no+such/", None, LEARNER_OF_C1.replace("200", "404"), LEARNERS),
     ]
-    for name in ("get_content_metadata", "generate_diff"):
-        for end in ("", "/"):
+    for name, keys in (("get_content_metadata", ""), ("generate_diff", "?content_keys=MITx%2BEC001")):
+        for end in (keys, f"/{keys}"):
             rows += [
                 ("GET", f"{catalog}/{OF_C0}/{name}{end}", None, LEARNER_OF_C0, LEARNERS),
                 ("GET", f"{catalog}/{OF_C1}/{name}{end}", None, LEARNER_OF_C1, LEARNERS),
                 ("GET", f"{catalog}/{UNKNOWN}/{name}{end}", None, NOT_FOUND, None),
             ]
-        rows.append(("OPTIONS", f"{catalog}/{OF_C1}/{name}/", None, LEARNER_OF_C1, LEARNERS))
+        told = LEARNER_OF_C1.replace("200", "405") if keys else LEARNER_OF_C1
+        rows.append(("OPTIONS", f"{catalog}/{OF_C1}/{name}/", None, told, LEARNERS))
     rows.append(("POST", f"{catalog}/{OF_C0}/generate_diff/", KEYS, LEARNER_OF_C0, LEARNERS))
     return rows
 
@@ -153,6 +158,9 @@ def _queries() -> list[tuple[str, str, Any, str, Any]]:
     theirs = "401 401 401 | 403 403 | 403 403 403 403 | {0} {0} | 403 | 200 200 200"
     rows: list[tuple[str, str, Any, str, Any]] = [
         ("GET", path, None, ALL_QUERIES, LISTS),
+        ("POST", path, {}, ALL_QUERIES.replace("200", "405"), LISTS),
+        ("DELETE", f"{path}1/", None, FILTERS.replace("200", "405"), LISTS),
+        ("OPTIONS", f"{path}1/", None, FILTERS, LISTS),
         ("GET", f"{path}get_content_filter_hash", {"key": "a"}, FILTERS, LISTS),
         ("GET", f"{path}get_content_filter_hash/", {"key": "a"}, FILTERS, LISTS),
         ("GET", f"{path}999999/", None, FILTERS.replace("200", "404"), LISTS),
@@ -167,44 +175,46 @@ def _queries() -> list[tuple[str, str, Any, str, Any]]:
 
 
 def _old() -> list[tuple[str, str, Any, str, Any]]:
-    """Of another's catalog the detail alone says that it exists."""
+    """Content is an admin's to see; what is contained whoever belongs to the customer may ask."""
     old = "/enterprise/api/v1"
-    unknown = ANYBODY.replace("200", "404")
-    rows: list[tuple[str, str, Any, str, Any]] = [("GET", f"{old}/enterprise_catalogs/", None, ANYBODY, None)]
-    for catalog, customer, row in ((OF_C0, C0, LEARNER_OF_C0), (OF_C1, C1, LEARNER_OF_C1)):
-        one, hidden = f"{old}/enterprise_catalogs/{catalog}/", row.replace("403", "404")
+    refused = {"detail": "Missing: enterprise.can_view_catalog"}
+    unknown = FILTERS.replace("200", "404")
+    rows: list[tuple[str, str, Any, str, Any]] = [("GET", f"{old}/enterprise_catalogs/", None, FILTERS, refused)]
+    rules = ((OF_C0, C0, LEARNER_OF_C0, ADMIN_OF_C0), (OF_C1, C1, LEARNER_OF_C1, ADMIN_OF_C1))
+    for catalog, customer, learners, admins in rules:
+        one = f"{old}/enterprise_catalogs/{catalog}/"
         rows += [
-            ("GET", one, None, row, {"detail": "Missing: enterprise.can_view_catalog"}),
-            ("HEAD", one, None, row, None),
-            ("GET", f"{one}contains_content_items/{KEY}", None, hidden, None),
-            ("GET", f"{old}/enterprise-customer/{customer}/contains_content_items/{KEY}", None, row, LEARNERS),
+            ("GET", one, None, admins, refused),
+            ("HEAD", one, None, admins, None),
+            ("GET", f"{one}contains_content_items/{KEY}", None, learners.replace("403", "404"), None),
+            ("GET", f"{old}/enterprise-customer/{customer}/contains_content_items/{KEY}", None, admins, refused),
         ]
         for item in ("courses/no+such/", "course_runs/no+such/", f"programs/{UNKNOWN}/"):
-            rows.append(("GET", f"{one}{item}", None, unknown, None))
+            rows.append(("GET", f"{one}{item}", None, admins.replace("200", "404"), refused))
     rows += [
         (
             "GET",
             f"{old}/enterprise_catalogs/{OF_C0}/courses/{COURSE}/",
             None,
-            LEARNER_OF_C0.replace("403", "404"),
-            None,
+            ADMIN_OF_C0,
+            refused,
         ),
         (
             "GET",
             f"{old}/enterprise_catalogs/{OF_C0}/course_runs/{RUN}/",
             None,
-            LEARNER_OF_C0.replace("403", "404"),
-            None,
+            ADMIN_OF_C0,
+            refused,
         ),
         (
             "GET",
             f"{old}/enterprise_catalogs/{OF_C1}/programs/{PROGRAM}/",
             None,
-            LEARNER_OF_C1.replace("403", "404"),
-            None,
+            ADMIN_OF_C1,
+            refused,
         ),
-        ("GET", f"{old}/enterprise_catalogs/{UNKNOWN}/", None, unknown, None),
-        ("GET", f"{old}/enterprise_catalogs/{UNKNOWN}/courses/MITx+EC001/", None, unknown, None),
+        ("GET", f"{old}/enterprise_catalogs/{UNKNOWN}/", None, unknown, refused),
+        ("GET", f"{old}/enterprise_catalogs/{UNKNOWN}/courses/MITx+EC001/", None, unknown, refused),
         ("POST", f"{old}/enterprise_catalogs/", {}, ANYBODY.replace("200", "405"), None),
     ]
     return rows
@@ -242,7 +252,8 @@ READS: Final = [
     ("DELETE", LIST, None, "401 401 401 | 403 403 | 403 403 403 403 | 403 403 | 403 | 403 403 405", ADMINS),
     ("GET", ONE_OF_C0, None, PROVIDES_FOR_C0, ADMINS),
     ("GET", ONE_OF_C1, None, PROVIDES_FOR_C1, ADMINS),
-    ("OPTIONS", ONE_OF_C0, None, PROVIDES_FOR_C0, ADMINS),
+    ("OPTIONS", ONE_OF_C0, None, ADMIN_OF_C0, ADMINS),
+    ("POST", ONE_OF_C0, {}, ADMIN_OF_C0.replace("200", "405"), ADMINS),
     ("GET", ONE_OF_C0.rstrip("/"), None, MOVED, None),
     ("GET", NONE, None, NOT_FOUND, None),
     (
@@ -253,14 +264,17 @@ READS: Final = [
         ADMINS,
     ),
 ]
-# What a sidecar lets through to an indexer, which is not there: 503. It refuses nobody but who has no good token.
-FORWARDED: Final = "401 401 401 | 503 503 | 503 503 503 503 | 503 503 | 503 | 503 503 503"
+# What a sidecar lets through to an indexer, which is not there: 503. It refuses who may do such a thing nowhere.
+FORWARDED: Final = "401 401 401 | 403 403 | 403 403 403 403 | 503 503 | 503 | 503 503 503"
+FOR_ADMINS: Final = FORWARDED.replace("| 503 | 503 503 503", "| 403 | 503 503 503")
 WRITES_OF_A_SIDECAR: Final = [
-    ("POST", LIST, catalog_body("a", {}), FORWARDED, None),
-    *((method, ONE_OF_C0, {}, FORWARDED, None) for method in ("PUT", "PATCH", "DELETE")),
-    ("POST", f"{ONE_OF_C0}refresh_metadata", None, FORWARDED, None),
+    ("POST", LIST, catalog_body("a", {}), FORWARDED, ADMINS),
+    *((method, ONE_OF_C0, {}, FORWARDED, ADMINS) for method in ("PUT", "PATCH")),
+    ("DELETE", ONE_OF_C0, None, FOR_ADMINS, ADMINS),
+    ("POST", f"{ONE_OF_C0}refresh_metadata", None, FOR_ADMINS, ADMINS),
+    ("POST", f"{ONE_OF_C0}refresh_metadata/", None, FOR_ADMINS, ADMINS),
     # Of what the index does not know only the indexer can tell; nobody else learns more than that.
-    ("PATCH", NONE, {}, FORWARDED.replace("401", "404"), None),
+    ("PATCH", NONE, {}, FORWARDED.replace("401", "404").replace("403", "404"), None),
     ("DELETE", f"{LIST}not-a-uuid/", None, NOT_FOUND, None),
 ]
 
@@ -274,7 +288,7 @@ def _without_uuid(body: dict[str, Any]) -> dict[str, Any]:
 
 
 CREATES: Final = "401 401 401 | 403 403 | 403 403 403 403 | 201 201 | 201 | 201 201 201"
-WRITES: Final = [
+WRITES: Final[list[tuple[str, str, Any, str, Any]]] = [
     ("POST", LIST, _without_uuid(_body(C0)), CREATES, ADMINS),
     (
         "POST",
@@ -292,6 +306,12 @@ WRITES: Final = [
     ("PATCH", ONE_OF_C0, {"title": "t"}, PROVIDES_FOR_C0, ADMINS),
     ("PATCH", ONE_OF_C1, {"title": "t"}, PROVIDES_FOR_C1, ADMINS),
     ("PATCH", ONE_OF_C0, {"title": ""}, PROVIDES_FOR_C0.replace("200", "400"), ADMINS),
+    # What is wrong with a body is told to those alone who may do it.
+    ("PATCH", ONE_OF_C0, {"title": "", "enterprise_customer": C1}, PROVIDES_FOR_C1.replace("200", "400"), ADMINS),
+    ("POST", LIST, [], CREATES.replace("201", "400"), ADMINS),
+    ("GET", f"{ONE_OF_C0}?enterprise_customer={C1}", None, PROVIDES_FOR_C0.replace("200", "404"), ADMINS),
+    ("GET", f"{ONE_OF_C0}?enterprise_customer=x", None, PROVIDES_FOR_C0.replace("200", "400"), ADMINS),
+    ("DELETE", f"{ONE_OF_C1}?enterprise_customer={C0}", None, ADMIN_OF_C1.replace("200", "404"), ADMINS),
     ("PATCH", ONE_OF_C0, {"enterprise_customer": C0.upper()}, PROVIDES_FOR_C0, ADMINS),
     ("PUT", ONE_OF_C0, {}, PROVIDES_FOR_C0.replace("200", "400"), ADMINS),
     ("PUT", ONE_OF_C1, {}, PROVIDES_FOR_C1.replace("200", "400"), ADMINS),
@@ -375,7 +395,9 @@ def test_the_table_has_every_recorded_actor() -> None:
 
 
 def test_every_route_states_who_is_let_in() -> None:
-    assert [route.path for route in (*CONTAINMENT, *CATALOGS) if route.gate == CLOSED] == []
+    shelves, links, walks = (cast("Any", None) for _ in range(3))
+    routes = (*CONTAINMENT, *CATALOGS, *QUERIES, *content_routes(shelves, links, walks))
+    assert [route.path for route in routes if route.gate == CLOSED] == []
 
 
 @pytest.fixture

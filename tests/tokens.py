@@ -29,7 +29,7 @@ class StillClock(FakeClock):
 
 
 @cache
-def private_key(name: str = "test") -> rsa.RSAPrivateKey:
+def private_key(name: str) -> rsa.RSAPrivateKey:
     """A key of this name, the same in the whole run."""
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 

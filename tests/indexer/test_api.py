@@ -544,7 +544,7 @@ class TestARegistryOutOfReach:
             ):
                 answer = await caller.ask(method, path, json=body)
                 assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
-                assert answer.body == {"detail": "registry: out of reach. Nothing was changed."}
+                assert answer.body == {"detail": "The registry is out of reach. Nothing was changed; try again later."}
 
     @pytest.fixture
     async def flaky(self, here: World, tmp_path: Path) -> AsyncIterator[scripts.FlakyRegistry]:

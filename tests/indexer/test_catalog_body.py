@@ -16,7 +16,7 @@ REQUIRED = [
 
 def refused(body: object, *, whole: bool = True) -> dict[str, list[str]]:
     with pytest.raises(BadCatalog) as caught:
-        read_fields(body, whole=whole)
+        read_fields(body, whole=whole, new=True)
     str(caught.value).encode()
     return caught.value.body
 
@@ -176,5 +176,18 @@ def test_a_message_names_field_value_and_problem_and_is_short() -> None:
 def test_everything_that_is_wrong_is_in_one_message() -> None:
     body: Json = {"uuid": 1, "enabled_course_modes": None, "publish_audit_enrollment_urls": "x", "query_title": []}
     with pytest.raises(BadCatalog) as caught:
-        read_fields(body, whole=False)
+        read_fields(body, whole=False, new=True)
     assert [problem.field for problem in caught.value.problems] == list(body)
+
+
+@pytest.mark.parametrize("uuid", ["nope", None, 7, uuid_of("b")])
+def test_the_uuid_of_a_catalog_that_there_is_does_not_count(uuid: object) -> None:
+    assert read_fields({"uuid": uuid, "title": "a"}, whole=False) == {"title": "a"}
+
+
+def test_a_form_has_blanks_where_a_body_has_null_or_nothing() -> None:
+    assert from_form({"uuid": "", "catalog_query_uuid": "", "query_title": "", "title": ""}) == {
+        "catalog_query_uuid": None,
+        "query_title": None,
+        "title": "",
+    }

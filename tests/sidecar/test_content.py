@@ -11,7 +11,9 @@ from uuid import UUID
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from indexer.registry import catalogs
 from sidecar.app import Sidecar
+from sidecar.content import MAX_KEYS, NO_KEYS, TOO_MANY_KEYS_OF_DIFF
 from sidecar.contract.index import Dictionary
 from sidecar.contract.records import Metadata, Segment, open_record
 from sidecar.contract.words import ContentType
@@ -26,6 +28,7 @@ from tests.trees import publish
 
 EVERYTHING = "cc5b5eb4-74d6-4cc6-8465-f9d4082c30a2"
 PROGRAMS = "a4926d0e-719d-4612-9076-568b691482e5"
+RUNS = "15e11785-7ec5-4e1f-bb12-cbcdeb85d2fc"
 ORGS = "c982df1e-77c6-43be-82f3-69baf6efc542"
 CUSTOMER = BODIES[EVERYTHING]["enterprise_customer"]
 MITX, MITX_RUN = "MITx+EC001", "course-v1:MITx+EC001+1T2024"
@@ -126,7 +129,7 @@ async def test_a_walk_over_content_that_comes_and_goes_misses_and_repeats_nothin
 async def test_answers_tell_their_generation_and_age(rig: Rig) -> None:
     rig.world.clock.advance(61)
     customers = f"/api/v1/enterprise-customer/{CUSTOMER}/content-metadata/{MITX}/"
-    for path in (pages(EVERYTHING), diff(EVERYTHING), customers):
+    for path in (pages(EVERYTHING), f"{diff(EVERYTHING)}?{keys(MITX)}", customers):
         answer = await rig.client.get(path)
         assert (answer.headers["X-Catalog-Generation"], answer.headers["X-Catalog-Age"]) == ("1", "61")
     for path in ("/api/v1/content-metadata/", f"/api/v1/content-metadata/{MITX}"):
@@ -207,7 +210,9 @@ async def test_keys_are_split_at_commas_and_folded_and_a_plus_is_a_space(rig: Ri
     assert await served(rig, pages(EVERYTHING), f"content_keys={MITX}") == []
     assert await served(rig, pages(EVERYTHING), "content_keys") == []
     assert await served(rig, pages(EVERYTHING), keys(MITX, MITX, MITX_RUN)) == [MITX]
-    assert (await rig.get(pages(EVERYTHING), keys(",".join(f"k{n}" for n in range(101)))))[0] == 400
+    assert (await rig.get(pages(EVERYTHING), keys(*(f"k{n}" for n in range(101)))))[0] == 400
+    # Values are counted, however many keys are in one.
+    assert (await rig.get(pages(EVERYTHING), keys(",".join(f"k{n}" for n in range(101)))))[0] == 200
 
 
 async def test_what_the_diff_calls_included_is_there_when_asked_for_by_key(rig: Rig) -> None:
@@ -219,10 +224,63 @@ async def test_what_the_diff_calls_included_is_there_when_asked_for_by_key(rig: 
     assert sorted(await served(rig, pages(ORGS), f"page_size=100&{keys(*named)}")) == sorted(named)
 
 
+async def test_the_key_of_a_course_gives_its_runs_in_a_catalog_of_runs(rig: Rig) -> None:
+    runs = await served(rig, pages(RUNS), "traverse_pagination=1")
+    assert MITX_RUN in runs
+    found = await served(rig, pages(RUNS), keys(MITX))
+    assert MITX_RUN in found
+    assert found == [key for key in runs if key.startswith("course-v1:MITx+EC001+")]
+
+
+async def test_a_uuid_means_the_content_that_has_it_on_v1_and_a_run_its_course_on_v2(rig: Rig) -> None:
+    run = next(r for c in read("corpus")["courses"] for r in c["full"]["course_runs"] if r["key"] == MITX_RUN)
+    path = f"enterprise-customer/{CUSTOMER}/content-metadata/{run['uuid']}/"
+    assert (await rig.get(f"/api/v1/{path}"))[1]["key"] == MITX_RUN
+    assert (await rig.get(f"/api/v2/{path}"))[1]["key"] == MITX
+
+
+async def test_a_diff_asks_about_some_keys_and_not_too_many(rig: Rig) -> None:
+    """In a query string; a body may have any number, and none."""
+    assert await rig.get(diff(ORGS)) == (400, [NO_KEYS])
+    many = [f"k{n}" for n in range(MAX_KEYS + 1)]
+    assert await rig.get(diff(ORGS), keys(*many)) == (400, TOO_MANY_KEYS_OF_DIFF)
+    assert (await rig.get(diff(ORGS), keys(*many[:-1])))[0] == 200
+    assert (await rig.client.post(diff(ORGS), json={"content_keys": many})).status == 200
+    answer = await rig.client.options(diff(ORGS))
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET, POST")
+
+
+async def test_a_diff_dates_content_as_its_documents_do(rig: Rig) -> None:
+    """A catalog that changed after its content did has changed all documents in it."""
+    rig.world.clock.advance(1000)
+    async with rig.world.registry.write() as tx:
+        await catalogs.change(tx, ORGS, {"title": "another"}, "test")
+    await rig.publish()
+    (document,) = (await rig.get(pages(ORGS), keys(MITX)))[1]["results"]
+    (found,) = (await rig.get(diff(ORGS), keys(MITX)))[1]["items_found"]
+    assert found["date_updated"] == document["content_last_modified"]
+
+
+async def test_without_its_customer_a_document_is_as_old_as_content_and_catalog(rig: Rig) -> None:
+    path = f"/api/v1/enterprise-customer/{CUSTOMER}/content-metadata/{quote(MITX)}/"
+    rig.world.clock.advance(1000)
+    whole = (await rig.get(path))[1]["content_last_modified"]
+    skipped = (await rig.get(path, "skip_customer_fetch=1"))[1]["content_last_modified"]
+    assert skipped <= whole
+
+
+async def test_all_documents_without_runs_where_runs_give_their_courses(rig: Rig) -> None:
+    _, body = await rig.get("/api/v1/content-metadata/", "page_size=1000")
+    _, coerced = await rig.get("/api/v1/content-metadata/", "page_size=1000&coerce_to_parent_course=true")
+    courses = [key_of(d) for d in body["results"] if d["content_type"] != "courserun"]
+    assert [key_of(d) for d in coerced["results"]] == courses
+    assert len(courses) < body["count"] == len(body["results"])
+
+
 @pytest.mark.parametrize("suffix", ["XYZ", "/XYZ", "//"])
 async def test_nothing_goes_after_the_last_word_of_a_path(rig: Rig, suffix: str) -> None:
     for path in (pages(EVERYTHING), diff(EVERYTHING)):
-        assert (await rig.client.get(path.removesuffix("/"))).status == 200
+        assert (await rig.client.get(f"{path.removesuffix('/')}?{keys(MITX)}")).status == 200
         assert (await rig.client.get(path.removesuffix("/") + suffix)).status == 404
 
 
@@ -274,12 +332,13 @@ async def test_what_was_never_pulled_cannot_be_told(rig: Rig) -> None:
     await rig.world.pull()
     due = await rig.world.add("due", {"content_type": "course", "never": "pulled"}, enterprise_customer=CUSTOMER)
     await rig.publish()
-    for path in (pages(due.uuid), diff(due.uuid)):
+    for path in (pages(due.uuid), f"{diff(due.uuid)}?{keys(MITX)}"):
         answer = await rig.client.get(path)
         assert (answer.status, answer.headers["Retry-After"]) == (503, str(RETRY_AFTER_S))
     status, body = await rig.get(pages(odd.uuid), "page_size=3")
     assert (status, body["count"], body["results"], body["title"]) == (200, 0, [], "odd")
-    assert (await rig.get(diff(odd.uuid)))[1] == {"items_not_found": [], "items_not_included": [], "items_found": []}
+    nothing = {"items_not_found": [{"content_key": MITX}], "items_not_included": [], "items_found": []}
+    assert (await rig.get(diff(odd.uuid), keys(MITX)))[1] == nothing
     customers = f"/api/v1/enterprise-customer/{CUSTOMER}/content-metadata"
     assert (await rig.get(f"{customers}/{quote(MITX)}/"))[0] == 200
     assert (await rig.get(f"{customers}/nowhere/"))[0] == 503
@@ -322,9 +381,9 @@ async def test_nothing_that_is_asked_is_an_error_of_ours(rig: Rig) -> None:
             for name in chance.choices(names, k=chance.randint(0, 5))
         )
         answer = await rig.send({"method": "GET", "path": chance.choice(paths), "query": query})
-        assert answer.status in (200, 404), query
         body: Json = await answer.json()
-        assert answer.status == 200 or body == {"detail": "Invalid page."}
+        if answer.status != 200:
+            assert (answer.status, body) in ((404, {"detail": "Invalid page."}), (400, [NO_KEYS])), query
         assert "results" not in body or len(body["results"]) <= body["count"]
 
 

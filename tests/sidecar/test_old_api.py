@@ -31,7 +31,8 @@ PROGRAM, DEMO, DEMO_RUN = "55555555-5555-4555-8555-555555555555", "edX+DemoX", "
 BASE = "/enterprise/api/v1"
 ONE = f"{BASE}/enterprise_catalogs/{CATALOG}/"
 RECORDED_MS = 1_795_334_400_000  # 2026-11-22T08:00:00Z
-LEARNER, OTHER = f"enterprise_learner:{CUSTOMER}", f"enterprise_learner:{OTHERS}"
+ADMIN, LEARNER = f"enterprise_admin:{CUSTOMER}", f"enterprise_learner:{CUSTOMER}"
+OTHER = f"enterprise_admin:{OTHERS}"
 # What our documents have of content beyond what was recorded.
 OURS = {"normalized_metadata", "normalized_metadata_by_run", "number_of_courses"}
 LINK = f"http://lms.example.com/enterprise/{CUSTOMER}"
@@ -76,7 +77,7 @@ class Asking:
         return answer.status, await answer.text()
 
     async def get(self, path: str, *roles: str, method: str = "GET") -> tuple[int, Any]:
-        status, text = await self.text(path, *(roles or (LEARNER,)), method=method)
+        status, text = await self.text(path, *(roles or (ADMIN,)), method=method)
         return status, json.loads(text)
 
     async def contains(self, query: str, path: str = ONE) -> bool:
@@ -126,7 +127,7 @@ def without_ours(value: Any) -> Any:
 @pytest.mark.parametrize("name", [name for name in BY_NAME if name not in (*WRITES, "no slash", "xml")])
 async def test_it_is_answered_as_it_was_recorded(rig: Asking, name: str) -> None:
     entry = BY_NAME[name]
-    roles = () if name == "no auth" else (OTHER,) if name.startswith("other user") else (LEARNER,)
+    roles = () if name == "no auth" else (OTHER,) if name.startswith("other user") else (ADMIN,)
     status, text = await rig.text(entry["url"], *roles, method=entry["method"])
     got, want = without_ours(json.loads(text)), without_ours(entry["body"])
     if name == "programs/" + PROGRAM:
@@ -188,10 +189,14 @@ async def test_content_that_is_not_there_is_not_found(rig: Asking, what: str) ->
 
 
 @pytest.mark.parametrize("what", [f"courses/{DEMO}/", f"course_runs/{DEMO_RUN}/", f"programs/{PROGRAM}/"])
-async def test_a_catalog_of_others_is_as_good_as_none(rig: Asking, what: str) -> None:
+async def test_content_is_the_admins_to_see(rig: Asking, what: str) -> None:
+    refused = (403, {"detail": "Missing: enterprise.can_view_catalog"})
+    for role in (OTHER, LEARNER, f"enterprise_provisioning_admin:{CUSTOMER}"):
+        assert await rig.get(ONE + what, role) == refused
+        assert await rig.get(ONE, role) == refused
     nothing = (404, {"detail": "No EnterpriseCustomerCatalog matches the given query."})
-    assert await rig.get(ONE + what, OTHER) == nothing
     assert await rig.get(ONE.replace(CATALOG, OTHERS) + what) == nothing
+    assert await rig.get(ONE.replace(CATALOG, OTHERS) + what, LEARNER) == refused
     assert await rig.get(ONE.replace(CATALOG, "no-uuid") + what) == (404, {"detail": "Not found."})
     assert (await rig.text(ONE + what))[0] == 401
 
@@ -210,9 +215,51 @@ async def test_pages_follow_each_other(rig: Asking) -> None:
 
 
 async def test_a_list_has_the_callers_own(rig: Asking) -> None:
-    for role, count in ((LEARNER, 1), (OTHER, 0), ("enterprise_learner:*", 1)):
+    for role, count in ((ADMIN, 1), (OTHER, 0), ("enterprise_admin:*", 1)):
         status, body = await rig.get(f"{BASE}/enterprise_catalogs/", role)
         assert (status, body["count"], len(body["results"])) == (200, count, count)
+    assert (await rig.get(f"{BASE}/enterprise_catalogs/", LEARNER))[0] == 403
+
+
+async def test_who_belongs_to_a_customer_may_ask_what_its_catalog_contains(rig: Asking) -> None:
+    path = f"{ONE}contains_content_items/?course_run_ids={DEMO}"
+    nothing = (404, {"detail": "No EnterpriseCustomerCatalog matches the given query."})
+    assert await rig.get(path, LEARNER) == (200, {"contains_content_items": True})
+    assert await rig.get(path, OTHER) == nothing
+    assert await rig.get(path.replace(CATALOG, OTHERS), LEARNER) == nothing
+    # What is missing in the question is said before that.
+    for uuid in (CATALOG, OTHERS, "no-uuid"):
+        assert (await rig.get(f"{ONE.replace(CATALOG, uuid)}contains_content_items/", OTHER))[0] == 400
+    of_customer = f"{BASE}/enterprise-customer/{{}}/contains_content_items/?course_run_ids={DEMO}"
+    assert (await rig.get(of_customer.format(CUSTOMER), LEARNER))[0] == 403
+    unknown = (404, {"detail": "No EnterpriseCustomer matches the given query."})
+    assert await rig.get(of_customer.format(NEVER), "enterprise_admin:*") == unknown
+    assert await rig.get(of_customer.format("x"), "enterprise_admin:*") == (404, {"detail": "Not found."})
+
+
+async def test_links_in_the_detail_say_who_sends_their_visitors(tmp_path: Path) -> None:
+    source = corpus()
+    page = "https://www.example.test/demo?utm_source=x&a=1"
+    for part in ("search", "full"):
+        source.courses[0][part]["marketing_url"] = page
+    async with asking(tmp_path, source) as rig:
+        _, body = await rig.get(ONE)
+        demo = next(document for document in body["results"] if document.get("key") == DEMO)
+        marked = "https://www.example.test/demo?a=1&utm_medium=enterprise&utm_source=acme-learning-co"
+        assert demo["marketing_url"] == marked
+        _, body = await rig.get(f"{ONE}courses/{DEMO}/")
+        assert body["marketing_url"] == page
+        assert not {"xapi_activity_id", "content_last_modified"} & (demo.keys() | body.keys())
+        assert "enrollment_url" not in demo["course_runs"][0]
+
+
+async def test_programs_that_cannot_be_bought_at_once_are_left_out_of_the_detail(tmp_path: Path) -> None:
+    source = corpus()
+    for part in ("search", "full"):
+        source.programs[0][part]["is_program_eligible_for_one_click_purchase"] = False
+    async with asking(tmp_path, source) as rig:
+        _, body = await rig.get(ONE)
+        assert (body["count"], [d["content_type"] for d in body["results"]]) == (3, ["course", "course"])
 
 
 async def test_runs_without_seats_are_left_out_of_the_detail(tmp_path: Path) -> None:
@@ -236,10 +283,11 @@ async def test_runs_without_seats_are_left_out_of_the_detail(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "changed, active, end",
     [
-        ({"end": None}, True, None),
+        ({"end": None}, True, "2026-12-31T00:00:00Z"),
+        ({"end": "some day"}, True, "2026-12-31T00:00:00Z"),
         ({"availability": "Archived"}, False, "2027-01-01T00:00:00Z"),
         ({"status": "unpublished"}, False, "2027-01-01T00:00:00Z"),
-        ({"end": "2026-11-23T07:00:00Z"}, False, "2026-11-23T07:00:00Z"),
+        ({"end": "2026-11-23T07:00:00Z"}, False, "2026-12-31T00:00:00Z"),
         ({"enrollment_start": "2026-12-01T00:00:00Z"}, False, "2027-01-01T00:00:00Z"),
         ({"enrollment_end": "2026-11-01T00:00:00"}, False, "2027-01-01T00:00:00Z"),
         ({"enrollment_end": "some day"}, True, "2027-01-01T00:00:00Z"),
@@ -247,7 +295,9 @@ async def test_runs_without_seats_are_left_out_of_the_detail(tmp_path: Path) -> 
 )
 async def test_a_course_tells_whether_it_is_open(tmp_path: Path, changed: Json, active: bool, end: str | None) -> None:
     source = corpus()
-    source.courses[0]["full"]["course_runs"][0].update(changed)
+    runs = source.courses[0]["full"]["course_runs"]
+    runs.append({"key": "course-v1:edX+DemoX+old", "status": "archived", "end": "2026-12-31T00:00:00Z"})
+    runs[0].update(changed)
     async with asking(tmp_path, source) as rig:
         _, body = await rig.get(ONE)
         demo = next(document for document in body["results"] if document.get("key") == DEMO)

@@ -1,20 +1,14 @@
 """Queries are listed, found and hashed from the index as recorded, each caller seeing its own."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
 
 from sidecar.contract.words import query_hash
-from sidecar.handlers import api_routes
-from sidecar.queries import QUERIES
-from sidecar.roles import Caller, remember
-from tests.fakes import FakeClock
 from tests.sidecar.replayed import ALL_SEEING, BODIES, Json, Judge, Rig, exchanges, read, replaying
 
 LIST = "/api/v1/catalog-queries/"
@@ -49,36 +43,6 @@ async def test_everything_is_answered_as_it_was_recorded(rig: Rig) -> None:
             wrong[exchange["id"]] = said
     assert wrong == {}
     assert asked == 27
-
-
-async def test_each_actor_is_told_what_was_recorded(rig: Rig) -> None:
-    """Without tokens: the caller of each request is made of the claims that were recorded."""
-    claims: dict[str, Json] = ACTORS
-    asking: list[str] = []
-
-    @web.middleware
-    async def as_actor(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        remember(request, Caller.claimed(claims[asking[-1]]))
-        return await handler(request)
-
-    app = web.Application(middlewares=[as_actor])
-    app.add_routes(api_routes(QUERIES, rig.sidecar.current, rig.sidecar.forwarder, FakeClock()))
-    judge, recorded, wrong = Judge(), exchanges("07_catalog_queries"), {}
-    async with TestClient(TestServer(app)) as client:
-        mine = Rig(rig.world, rig.store, rig.sidecar, client)
-        for exchange in recorded:
-            wanted = required(exchange, recorded)
-            gated = exchange["actor"] is None or exchange["path"] == DISTINCT
-            if wanted is None or gated or exchange["method"] != "GET":
-                continue
-            asking.append(exchange["actor"])
-            if said := await judge.wrong(wanted, await mine.send(exchange)):
-                wrong[exchange["id"]] = said
-    assert wrong == {}
-    assert len(asking) == 33
-    assert len(set(asking)) == 7
 
 
 async def test_the_pages_of_queries_are_all_of_them(rig: Rig) -> None:

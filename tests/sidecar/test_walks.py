@@ -28,7 +28,7 @@ class Walker:
     def step(self, listed: BitMap) -> None:
         """Asks for the next page of what is listed."""
         self.number += 1
-        frame = self.walks.frame("catalog", listed, self.size)
+        frame = self.walks.frame("catalog", listed, self.size, first=self.number == 1)
         # A link that was given leads somewhere.
         assert self.number <= frame.pages
         self.seen += frame.page(self.number)
@@ -70,7 +70,7 @@ def test_nothing_is_shown_twice_and_nothing_left_out_but_what_came_or_went(
 @given(st.sets(st.integers(0, 500)), st.integers(1, 100))
 def test_pages_of_a_list_that_does_not_change_are_its_slices(items: set[int], size: int) -> None:
     listed = BitMap(items)
-    frame = Walks(FakeClock()).frame("catalog", listed, size)
+    frame = Walks(FakeClock()).frame("catalog", listed, size, first=True)
     ordered = sorted(items)
     assert frame.pages == max(1, -(-len(ordered) // size))
     pages = [frame.page(number) for number in range(1, frame.pages + 1)]
@@ -87,43 +87,59 @@ def test_a_page_is_shorter_by_what_went_and_longer_by_what_came() -> None:
     ]
 
 
+BEFORE, AFTER = BitMap(range(20)), BitMap(range(5, 20))
+
+
 class TestAFrame:
+    def setup_method(self) -> None:
+        self.clock = FakeClock()
+        self.walks = Walks(self.clock)
+        assert self.ask(1, BEFORE) == 10
+
+    def ask(self, number: int, listed: BitMap, of: object = "catalog", size: int = 10) -> int:
+        """How long a page is."""
+        return len(self.walks.frame(of, listed, size, first=number == 1).page(number))
+
+    def test_is_gone_on_with_by_who_walks(self) -> None:
+        assert self.ask(2, AFTER) == 10
+        assert self.ask(1, AFTER) == 5
+
+    def test_is_left_by_who_asks_for_the_first_page_alone(self) -> None:
+        for listed in (AFTER, BitMap(range(3, 20)), BitMap(range(50))):
+            assert self.ask(1, listed) == 10
+
     def test_is_forgotten_once_nobody_has_walked_for_a_while(self) -> None:
-        clock = FakeClock()
-        walks, before, after = Walks(clock), BitMap(range(20)), BitMap(range(5, 20))
-        walks.frame("catalog", before, 10)
-        clock.advance(IDLE_S)
-        assert walks.frame("catalog", after, 10).page(1) == [5, 6, 7, 8, 9]
-        clock.advance(IDLE_S + 1)
-        assert walks.frame("catalog", after, 10).page(1) == [*range(5, 15)]
+        self.ask(2, BEFORE)
+        self.clock.advance(IDLE_S)
+        assert self.ask(1, AFTER) == 5
+        self.clock.advance(1)
+        assert self.ask(1, AFTER) == 10
 
     def test_does_not_last_for_ever_under_those_who_walk_without_a_break(self) -> None:
-        clock = FakeClock()
-        walks, after = Walks(clock), BitMap(range(5, 20))
-        walks.frame("catalog", BitMap(range(20)), 10)
+        self.ask(2, BEFORE)
         lengths = []
         for _ in range(int(MAX_AGE_S / 60) + 1):
-            clock.advance(60)
-            lengths.append(len(walks.frame("catalog", after, 10).page(1)))
+            self.clock.advance(60)
+            self.ask(2, AFTER)
+            lengths.append(self.ask(1, AFTER))
         assert lengths == [5] * int(MAX_AGE_S / 60) + [10]
 
     def test_is_given_up_where_a_page_would_get_too_long(self) -> None:
-        walks, sparse = Walks(FakeClock()), BitMap(range(0, 4000, 200))
-        walks.frame("catalog", sparse, 10)
+        sparse = BitMap(range(0, 4000, 200))
         come = sparse | BitMap(range(1, MAX_LONGER + 1))
-        assert len(walks.frame("catalog", come, 10).page(1)) == 10 + MAX_LONGER
-        assert len(walks.frame("catalog", come | BitMap([150]), 10).page(1)) == 10
+        for number in (1, 2):
+            self.ask(number, sparse, "sparse")
+        assert self.ask(1, come, "sparse") == 10 + MAX_LONGER
+        assert self.ask(1, come | BitMap([150]), "sparse") == 10
 
     def test_is_one_list_in_pages_of_one_size(self) -> None:
-        walks, before, after = Walks(FakeClock()), BitMap(range(20)), BitMap(range(5, 20))
-        walks.frame("catalog", before, 10)
-        assert walks.frame("other", after, 10).page(1) == [*range(5, 15)]
-        assert walks.frame("catalog", after, 5).page(1) == [*range(5, 10)]
-        assert walks.frame("catalog", after, 10).page(1) == [*range(5, 10)]
+        self.ask(2, BEFORE)
+        assert self.ask(1, AFTER, "other") == 10
+        assert self.ask(1, AFTER, size=5) == 5
+        assert self.ask(1, AFTER) == 5
 
     def test_of_longest_ago_makes_room(self) -> None:
-        walks, before, after = Walks(FakeClock()), BitMap(range(20)), BitMap(range(5, 20))
         for number in range(MAX_FRAMES + 1):
-            walks.frame(number, before, 10)
-        assert len(walks.frame(0, after, 10).page(1)) == 10
-        assert len(walks.frame(MAX_FRAMES, after, 10).page(1)) == 5
+            self.ask(2, BEFORE, number)
+        assert self.ask(1, AFTER, 0) == 10
+        assert self.ask(1, AFTER, MAX_FRAMES) == 5
