@@ -137,6 +137,19 @@ def is_loopback(host: str) -> bool:
     return address in ipaddress.ip_network("127.0.0.0/8") or address == ipaddress.ip_address("::1")
 
 
+def _is_origin(origin: str) -> bool:
+    """True for what a browser sends as the origin of a page: in lower case, and without a path or a usual port."""
+    parts = _split(origin)
+    if parts is None or not _is_http_url(origin) or origin != origin.lower() or parts.path:
+        return False
+    return parts.port != {"http": 80, "https": 443}[parts.scheme]
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """The origins that a setting lists."""
+    return tuple(origin for origin in (part.strip() for part in text.split(",")) if origin)
+
+
 NOT_EMPTY: Check[str] = Check("a text that is not empty", lambda value: value.strip() != "")
 PORT: Check[int] = Check("a port from 0 to 65535, where 0 takes any free one", lambda value: 0 <= value <= 65535)
 HOST: Check[str] = Check("a host name or an IP address, without brackets and port", _is_host)
@@ -154,6 +167,10 @@ REGISTRY_URL: Check[str] = Check(
 SOCKET_PATH: Check[str] = Check(
     f"a path of at most {SOCKET_PATH_BYTES} bytes; empty for none",
     lambda value: len(value.encode(errors="surrogateescape")) <= SOCKET_PATH_BYTES,
+)
+ORIGINS: Check[str] = Check(
+    "origins as browsers send them, such as https://portal.example.org, with commas between; empty for none",
+    lambda value: all(map(_is_origin, origins(value))),
 )
 MORE_THAN_ZERO: Check[float] = Check("a number of seconds above 0", lambda value: value > 0)
 
@@ -260,11 +277,20 @@ class SidecarSettings(Section):
     disk: str = setting("var/sidecar.db", "The local disk copy; empty: none, and a restart needs the store.")
     memory_mb: int = setting(64, "Bound of the objects that are kept in memory.", at_least(1))
     indexer_url: str = setting("http://127.0.0.1:18170", "The indexer's API, which writes are forwarded to.", HTTP_URL)
+    cors_origins: str = setting("", "Web pages that may ask from a browser, with credentials.", ORIGINS)
     poll_ms: int = setting(
         1_000,
         "How often the root pointer is read: for the announcements that were missed, and for stores that make none.",
         at_least(10),
     )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class UpstreamSettings(Section):
+    """The service whose place the sidecar takes, for the routes that the sidecar does not have."""
+
+    url: str = setting("", "Its base URL; empty: such routes are not found.", HTTP_URL_OR_NONE)
+    timeout_s: float = setting(30.0, "How long it may be silent, before and within an answer.", MORE_THAN_ZERO)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -287,6 +313,7 @@ class Settings:
     auth: AuthSettings = field(default_factory=AuthSettings)
     indexer: IndexerSettings = field(default_factory=IndexerSettings)
     sidecar: SidecarSettings = field(default_factory=SidecarSettings)
+    upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
 
