@@ -7,8 +7,10 @@ one assignment on the event loop: it happens between two requests, never inside 
 import asyncio
 from bisect import bisect_left
 from dataclasses import dataclass
+from uuid import UUID
 
 from sidecar.contract.index import Catalog, Index
+from sidecar.contract.words import has_ended, is_pull_of
 from sidecar.lookup import can_never_be_pulled
 from sidecar.store import Pointer
 
@@ -38,6 +40,15 @@ class Generation:
             never_pulled=sum(c.serving is None and not can_never_be_pulled(c.wanted) for c in catalogs),
         )
 
+    def shows(self, least: int, task: UUID | None) -> bool:
+        """Whether this is the generation `least` or a later one, and shows how the pull of a task has ended."""
+        if self.pointer.generation < least:
+            return False
+        if task is None:
+            return True
+        last = (query.task_id for query in self.index.queries.values() if is_pull_of(task, query.hash))
+        return any(has_ended(task, UUID(bytes=id)) for id in last if id is not None)
+
     def pulled_before(self, then_ms: int) -> int:
         """How many of the served queries were last pulled before then."""
         return bisect_left(self.pulls_ms, then_ms)
@@ -59,6 +70,12 @@ class Current:
     async def other_than(self, known: Generation | None) -> Generation:
         """Waits until another generation than the known one is served, and returns it."""
         while (generation := self.generation) is known or generation is None:
+            await self._swapped.wait()
+        return generation
+
+    async def showing(self, least: int, task: UUID | None) -> Generation:
+        """Waits until a generation is served that shows this state, and returns it."""
+        while (generation := self.generation) is None or not generation.shows(least, task):
             await self._swapped.wait()
         return generation
 

@@ -1,7 +1,8 @@
 """How the routes of the API answer: a question is put to one index, a write is forwarded. What is asked is elsewhere.
 
-A question is asked of one generation without awaiting anything, so that a request sees exactly one. Headers of every
-answer:
+A question is asked of one generation without awaiting anything, so that a request sees exactly one. A request may
+name a state that its sender knows of: a generation (X-Min-Generation), or the pull of a task (X-After-Task). It is then
+answered from that state or a later one, and waits for it for a while. Headers of every answer:
 
 Allow                   the route's methods.
 Cache-Control           no-store: an answer is as good as its generation, and no cache knows when that is over.
@@ -13,6 +14,7 @@ Retry-After             seconds, where it cannot be told, or done, yet (503).
 WWW-Authenticate        which credentials are taken (401).
 """
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
@@ -42,6 +44,7 @@ from sidecar.parameters import (
     catalog_uuid,
     negotiate,
     pairs,
+    wanted_state,
 )
 from sidecar.roles import CLOSED, Gate, Whose, refused, remember
 from sidecar.xml import to_xml
@@ -50,6 +53,10 @@ from sidecar.xml import to_xml
 RETRY_AFTER_S: Final = 5
 SUFFIX: Final = ".{format:[a-z0-9]+}"
 XML: Final = f"{XML_TYPE}; charset=utf-8"
+MIN_GENERATION: Final = "X-Min-Generation"
+AFTER_TASK: Final = "X-After-Task"
+# A generation takes a second or two from the end of a pull to here; a pull itself may take minutes.
+WAIT_S: Final = 5.0
 # The order in which Allow has always named them.
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
@@ -128,12 +135,14 @@ class Handler:
         restricted: bool,
         tokens: Tokens | None = None,
         body_s: float = BODY_S,
+        wait_s: float = WAIT_S,
     ) -> None:
-        """Without `tokens` everybody may ask."""
+        """Without `tokens` everybody may ask. `wait_s`: how long a request waits for a state that it names."""
         self._route = route
         self._tokens = tokens
         self._reads = route.reads
         self._body_s = body_s
+        self._wait_s = wait_s
         self._current = current
         self._clock = clock
         self._restricted = restricted
@@ -144,6 +153,8 @@ class Handler:
         format: Format = "json"
         try:
             format = _negotiate(request, self._route.formats)
+            if MIN_GENERATION in request.headers or AFTER_TASK in request.headers:
+                await self._catch_up(request)
             if self._tokens is not None:
                 generation = self._current.generation
                 admit(self._route.gate, self._tokens, request, generation)
@@ -174,6 +185,22 @@ class Handler:
         if answer.oldest_ms is not None:
             headers["X-Catalog-Age"] = str(age_s(answer.oldest_ms, self._clock.now_ms()))
         return _rendered(format, answer.value, headers)
+
+    async def _catch_up(self, request: web.Request) -> None:
+        """Waits until what the request names is served. Raises NotReady if that takes too long."""
+        if self._tokens is not None:
+            try:
+                self._tokens.caller(request)
+            except Refusal:
+                # Nobody waits for what they are not told: what that is is said in its place.
+                return
+        least, task = wanted_state(request.headers.get(MIN_GENERATION), request.headers.get(AFTER_TASK))
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await self._current.showing(least, task)
+        except TimeoutError as error:
+            wanted = f"generation {least}" if task is None else f"what the pull {task} found"
+            raise NotReady(f"{wanted} is not served here yet") from error
 
     def _refused(self, format: Format, status: int, body: object, generation: Generation | None) -> web.Response:
         headers = dict(self._headers)

@@ -12,6 +12,7 @@ from email import policy
 from email.parser import BytesParser
 from typing import Any, Final, Literal, NamedTuple, NoReturn
 from urllib.parse import unquote_to_bytes
+from uuid import UUID
 
 import orjson
 
@@ -22,6 +23,7 @@ JSON_TYPE: Final = "application/json"
 FORM_TYPE: Final = "application/x-www-form-urlencoded"
 MULTIPART_TYPE: Final = "multipart/form-data"
 XML_TYPE: Final = "application/xml"
+MAX_GENERATION_DIGITS: Final = 18
 Format = Literal["json", "xml"]
 _LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")
 
@@ -40,6 +42,13 @@ class Ids(NamedTuple):
 
     keys: list[str] | None
     wants_catalogs: bool
+
+
+class State(NamedTuple):
+    """The state that a caller knows of, and wants to be answered from, or from a later one."""
+
+    least: int
+    task: UUID | None
 
 
 class Filter(NamedTuple):
@@ -62,6 +71,19 @@ def ids(raw_query: str) -> Ids:
             last[name] = value
     wants = last.get("get_catalogs_containing_specified_content_ids") or last.get("get_catalog_list")
     return Ids(keys if given else None, bool(wants))
+
+
+def wanted_state(min_generation: str | None, after_task: str | None) -> State:
+    """What the headers X-Min-Generation and X-After-Task ask for."""
+    least, task = min_generation or "0", None
+    if not (least.isascii() and least.isdigit() and len(least) <= MAX_GENERATION_DIGITS):
+        raise Refusal(400, {"detail": f"X-Min-Generation: {least!r} is not the number of a generation."})
+    if after_task is not None:
+        canonical = canonical_uuid(after_task)
+        if canonical is None:
+            raise Refusal(400, {"detail": f"X-After-Task: {after_task!r} is not the id of a pull."})
+        task = UUID(canonical)
+    return State(int(least), task)
 
 
 def pairs(raw_query: str) -> list[tuple[str, str]]:

@@ -1,7 +1,6 @@
 """Pulls in the registry: which filters are wanted, how each pull went, and the transaction that accepts a result."""
 
 import json
-import uuid as uuids
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,7 +15,7 @@ from indexer.registry import MAX_IN, Transaction
 from indexer.registry.schema import catalog, catalog_query, content, customer, document, pull, result, state
 from indexer.source import CustomerDetails
 from sidecar.contract.records import Bitmap
-from sidecar.contract.words import ContentType, PullState
+from sidecar.contract.words import ContentType, PullState, task_id
 
 DEMAND: Final = "demand"
 REQUESTED: Final = "requested"
@@ -157,7 +156,7 @@ async def start(connection: AsyncConnection, hash_: str, reason: str, now_ms: in
 
 
 async def _begin(connection: AsyncConnection, hash_: str, reason: str, state_: str, now_ms: int) -> str:
-    task = str(uuids.uuid4())
+    task = str(task_id(bytes.fromhex(hash_), now_ms))
     values = {"task": task, "hash": hash_, "reason": reason, "state": state_, "requested_ms": now_ms}
     await connection.execute(sa.insert(pull).values(values))
     return task

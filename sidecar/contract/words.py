@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import unicodedata
 import uuid
@@ -34,6 +35,29 @@ def query_hash(content_filter: object) -> bytes:
     """The 16 bytes of md5 over `json.dumps(content_filter, sort_keys=True)`, as enterprise-catalog computes it."""
     text = json.dumps(content_filter, sort_keys=True)
     return hashlib.md5(text.encode(), usedforsecurity=False).digest()
+
+
+def task_id(query_hash: bytes, requested_ms: int) -> uuid.UUID:
+    """The id of a pull: a uuid of version 8 that tells when it was asked for, and by 62 bits of a hash of which query.
+
+    A query has one pull at a time, so that a later id of the same query says that this pull has ended: a reader who
+    never saw the generation that its end was published in can tell all the same.
+
+        48 bits  requested_ms       4 bits  8        12 bits  chance
+                                    2 bits  0b10     62 bits  the first bits of the query hash
+    """
+    number = requested_ms % 2**48 << 80 | 8 << 76 | int.from_bytes(os.urandom(2)) % 2**12 << 64
+    return uuid.UUID(int=number | 0b10 << 62 | int.from_bytes(query_hash[:8]) >> 2)
+
+
+def is_pull_of(task: uuid.UUID, query_hash: bytes) -> bool:
+    """Whether a task id is that of a pull of this query."""
+    return task.version == 8 and task.int % 2**62 == int.from_bytes(query_hash[:8]) >> 2
+
+
+def has_ended(task: uuid.UUID, last: uuid.UUID) -> bool:
+    """Whether a pull has ended, by the id of the last one of the same query that has."""
+    return task == last or (last.version == 8 and task.int >> 80 < last.int >> 80)
 
 
 def fold(key: str) -> str:

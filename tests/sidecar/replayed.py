@@ -19,6 +19,7 @@ from indexer.catalog_body import read_catalog
 from indexer.registry import catalogs
 from indexer.source.file import FileSource
 from sidecar.app import Sidecar
+from sidecar.current import Generation
 from sidecar.settings import AuthSettings, LinksSettings, Settings, SidecarSettings
 from sidecar.store.memory import MemoryStore
 from tests.fakes import FakeClock
@@ -102,6 +103,12 @@ class Rig:
             if body["next"] is None:
                 return found, body["count"]
             query = body["next"].partition("?")[2]
+
+    @property
+    def generation(self) -> Generation:
+        """What is served."""
+        assert self.sidecar.current.generation is not None
+        return self.sidecar.current.generation
 
     async def publish(self) -> None:
         """Publishes what has changed, and waits until it is served."""

@@ -1,5 +1,6 @@
 """Documents are served as recorded, whole pages of one generation, and never a document short."""
 
+import asyncio
 import json
 import random
 from collections.abc import AsyncIterator
@@ -9,21 +10,26 @@ from urllib.parse import quote
 from uuid import UUID
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from indexer.registry import catalogs
+from indexer.registry import catalogs, pulls
 from sidecar.app import Sidecar
-from sidecar.content import MAX_KEYS, NO_KEYS, TOO_MANY_KEYS_OF_DIFF
+from sidecar.content import MAX_KEYS, NO_KEYS, TOO_MANY_KEYS_OF_DIFF, content_routes
 from sidecar.contract.index import Dictionary
 from sidecar.contract.records import Metadata, Segment, open_record
 from sidecar.contract.words import ContentType
+from sidecar.documents import Links
 from sidecar.errors import ContractError
-from sidecar.handlers import RETRY_AFTER_S
+from sidecar.handlers import RETRY_AFTER_S, Handler
 from sidecar.settings import Settings, SidecarSettings
+from sidecar.shelves import Shelves
 from sidecar.store.memory import MemoryStore
+from sidecar.walks import Walks
 from tests.fakes import FakeClock
 from tests.sidecar.contract.tree import Answers, Catalog, Item, Query, build
 from tests.sidecar.replayed import ALL_SEEING, BODIES, Json, Judge, Rig, exchanges, key_of, read, replaying
+from tests.tokens import StillClock, settings
 from tests.trees import publish
 
 EVERYTHING = "cc5b5eb4-74d6-4cc6-8465-f9d4082c30a2"
@@ -415,3 +421,65 @@ def test_a_uuid_is_looked_up_among_those_that_have_one() -> None:
     found: dict[int, Any] = {n: dictionary.of_uuid(str(UUID(int=n))) for n in (5, 3, 9, 0, 4, 10)}
     assert found == {5: 0, 3: 2, 9: 3, 0: None, 4: None, 10: None}
     assert Dictionary([]).of_uuid(str(UUID(int=5))) is None
+
+
+class TestAStateThatTheCallerKnowsOf:
+    """It is answered from, or a later one is, once it is served here."""
+
+    async def test_is_waited_for(self, rig: Rig) -> None:
+        asking = asyncio.create_task(rig.client.get(pages(EVERYTHING), headers={"X-Min-Generation": "2"}))
+        done, _ = await asyncio.wait([asking], timeout=0.05)
+        assert not done
+        await rig.world.add("another", {"content_type": "course", "n": 1})
+        await rig.world.pull()
+        await rig.publish()
+        answer = await asking
+        assert (answer.status, answer.headers["X-Catalog-Generation"]) == (200, "2")
+        for least in ("1", "2", "0", ""):
+            answer = await rig.client.get(pages(EVERYTHING), headers={"X-Min-Generation": least})
+            assert (answer.status, answer.headers["X-Catalog-Generation"]) == (200, "2")
+
+    async def test_is_what_a_pull_has_found_or_that_it_failed(self, tmp_path: Path) -> None:
+        corpus, whole = tmp_path / "corpus.json", read("corpus")
+        corpus.write_text(json.dumps(whole))
+        async with replaying(tmp_path, corpus=corpus) as rig:
+            path = pages(EVERYTHING)
+            query = next(c for c in rig.generation.catalogs if c.uuid == EVERYTHING).wanted
+            assert query.task_id is not None
+            before = UUID(bytes=query.task_id)
+            assert (await rig.client.get(path, headers={"X-After-Task": str(before)})).status == 200
+            for text in (json.dumps({**whole, "courses": whole["courses"][:5]}), "{"):
+                rig.world.clock.advance(1)
+                async with rig.world.registry.plain() as connection:
+                    task = await pulls.request(connection, query.hash.hex(), rig.world.clock.now_ms())
+                asking = asyncio.create_task(rig.client.get(path, headers={"X-After-Task": task}))
+                done, _ = await asyncio.wait([asking], timeout=0.05)
+                assert not done
+                corpus.write_text(text)
+                await rig.world.pull()
+                await rig.publish()
+                answer = await asking
+                assert (answer.status, (await answer.json())["count"]) == (200, 5)
+            # Whoever comes late is told, too, although another pull has ended since.
+            assert (await rig.client.get(path, headers={"X-After-Task": str(before)})).status == 200
+
+    async def test_that_does_not_come_cannot_be_told(self, rig: Rig) -> None:
+        contents = content_routes(Shelves(rig.sidecar.tiers), Links("", "", ""), Walks(FakeClock()))
+        app = web.Application()
+        for route in contents:
+            handler = Handler(route, rig.sidecar.current, FakeClock(), restricted=False, wait_s=0.01)
+            app.add_routes([web.route("*", f"/api/v1{route.path}", handler.answer)])
+        async with TestClient(TestServer(app)) as client:
+            for name, value in (("X-Min-Generation", "2"), ("X-After-Task", str(UUID(int=1)))):
+                answer = await client.get(pages(EVERYTHING), headers={name: value})
+                assert (answer.status, answer.headers["Retry-After"]) == (503, str(RETRY_AFTER_S))
+                assert "is not served here yet" in (await answer.json())["detail"]
+            answer = await client.get(pages(EVERYTHING), headers={"X-After-Task": "soon"})
+            assert answer.status == 400
+
+    async def test_is_not_waited_for_by_who_may_not_ask(self, tmp_path: Path) -> None:
+        clock = StillClock()
+        async with replaying(tmp_path, clock=clock, auth=settings(tmp_path)) as rig:
+            headers = {"X-Min-Generation": "99"}
+            assert (await rig.client.get(pages(EVERYTHING), headers=headers)).status == 401
+            assert (await rig.client.get(pages(str(UUID(int=1))), headers=headers)).status == 404

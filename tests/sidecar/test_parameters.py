@@ -2,12 +2,13 @@
 
 import json
 from contextlib import suppress
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.parameters import Filter, Ids, Refusal, filter_body, ids, negotiate, parse_json
+from sidecar.parameters import Filter, Ids, Refusal, State, filter_body, ids, negotiate, parse_json, wanted_state
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
@@ -193,3 +194,23 @@ def test_a_route_without_xml_has_none() -> None:
         with pytest.raises(Refusal) as caught:
             negotiate(accept, format, ("json", "api"))
         assert caught.value.status == 406
+
+
+@pytest.mark.parametrize("least", ["", "-1", "1.5", "x", "٣", "9" * 19, " 1"])
+def test_what_is_no_generation_is_refused(least: str) -> None:
+    if least == "":
+        assert wanted_state(least, None) == State(0, None)
+        return
+    with pytest.raises(Refusal) as refused:
+        wanted_state(least, None)
+    assert refused.value.body == {"detail": f"X-Min-Generation: {least!r} is not the number of a generation."}
+
+
+def test_a_state_is_a_generation_and_the_end_of_a_pull() -> None:
+    task = UUID(int=5)
+    assert wanted_state("12", None) == State(12, None)
+    assert wanted_state(None, str(task).upper()) == State(0, task)
+    assert wanted_state("3", task.hex) == State(3, task)
+    with pytest.raises(Refusal) as refused:
+        wanted_state(None, "x")
+    assert refused.value.body == {"detail": "X-After-Task: 'x' is not the id of a pull."}

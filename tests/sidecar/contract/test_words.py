@@ -3,13 +3,24 @@
 import hashlib
 import json
 import unicodedata
+import uuid
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.contract.words import ContentType, PullState, canonical_uuid, fold, iso_time, query_hash
+from sidecar.contract.words import (
+    ContentType,
+    PullState,
+    canonical_uuid,
+    fold,
+    has_ended,
+    is_pull_of,
+    iso_time,
+    query_hash,
+    task_id,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -147,3 +158,26 @@ def test_the_bytes_of_types_and_states_are_those_of_the_specification() -> None:
 )
 def test_times_are_written_as_python_does(ms: int, text: str) -> None:
     assert iso_time(ms) == text
+
+
+class TestATaskId:
+    @given(st.binary(min_size=16, max_size=16), st.integers(0, 2**48 - 1))
+    def test_is_a_uuid_of_version_8_that_tells_of_which_query_it_is(self, hash_: bytes, ms: int) -> None:
+        task = task_id(hash_, ms)
+        assert (task.version, task.variant) == (8, uuid.RFC_4122)
+        assert is_pull_of(task, hash_)
+        assert not is_pull_of(task, bytes([hash_[0] ^ 1]) + hash_[1:])
+        assert task.int >> 80 == ms
+
+    def test_has_ended_once_a_later_one_of_its_query_has(self) -> None:
+        hash_ = bytes(range(16))
+        first, second = task_id(hash_, 1), task_id(hash_, 2)
+        assert has_ended(first, first)
+        assert has_ended(first, second)
+        assert not has_ended(second, first)
+
+    def test_of_another_kind_is_known_by_itself_alone(self) -> None:
+        other, last = uuid.uuid4(), task_id(bytes(16), 2**47)
+        assert not is_pull_of(other, bytes(16))
+        assert not has_ended(last, other)
+        assert has_ended(other, other)
