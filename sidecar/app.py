@@ -7,6 +7,7 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
+from sidecar import cors
 from sidecar.auth import Tokens
 from sidecar.catalogs import CATALOGS
 from sidecar.clock import Clock
@@ -27,11 +28,12 @@ from sidecar.memory import Memory
 from sidecar.metrics import Metrics
 from sidecar.old_api import old_routes
 from sidecar.queries import QUERIES
-from sidecar.settings import Settings
+from sidecar.settings import Settings, origins
 from sidecar.shelves import Shelves
 from sidecar.sockets import listening
 from sidecar.store import Store
 from sidecar.tiers import Tiers
+from sidecar.upstream import Upstream
 from sidecar.walks import Walks
 
 _log = structlog.get_logger(__name__)
@@ -70,6 +72,11 @@ class Sidecar:
         old = old_routes(shelves, links, walks, self.current, clock, tokens=tokens)
         self.app.add_routes(old)
         self.app.add_routes(process_routes(self.health, self.metrics))
+        self.upstream = Upstream(settings.upstream, self.metrics) if settings.upstream.url else None
+        if self.upstream is not None:
+            # Whatever no route before it takes.
+            self.app.router.add_route("*", "/{path:.*}", self.upstream.pass_on)
+        cors.install(self.app, origins(settings.sidecar.cors_origins))
         self.app.on_shutdown.append(self._stop_waiting)
         self.app.cleanup_ctx.append(self._background)
 
@@ -101,6 +108,8 @@ class Sidecar:
             task.cancel()
         # A defect that ended one of them was logged when it happened.
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self.upstream is not None:
+            await self.upstream.close()
         await self.tiers.close()
         await self.disk.close()
         await self._store.close()

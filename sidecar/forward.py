@@ -13,26 +13,19 @@ exceptions stop here.
 
 import asyncio
 import re
-import string
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from io import BytesIO
 from typing import Final, NamedTuple
-from urllib.parse import quote
 
 import structlog
 from aiohttp import (
     ClientConnectorError,
     ClientError,
-    ClientHandlerType,
-    ClientOSError,
-    ClientRequest,
-    ClientResponse,
     ClientSession,
     ClientTimeout,
     ConnectionTimeoutError,
-    ServerDisconnectedError,
     TCPConnector,
     web,
 )
@@ -44,6 +37,7 @@ from sidecar.current import Current, Generation
 from sidecar.intake import MAX_BODY_BYTES
 from sidecar.metrics import Metrics
 from sidecar.parameters import Refusal
+from sidecar.relay import BrokenOffError, once, sendable, target
 
 FORWARDED: Final = ("Content-Type", "Accept", "Authorization", "Cookie", "USE-JWT-COOKIE", "X-Request-ID")
 RETURNED: Final = ("Content-Type", "Allow", "Location", "Retry-After", "WWW-Authenticate", "X-Catalog-Published")
@@ -120,7 +114,7 @@ class Forwarder:
         except (ClientConnectorError, ConnectionTimeoutError) as error:
             raise self._without_answer("unreachable", UNREACHABLE, error) from error
         # Of a broken chunk aiohttp's parsers say HttpProcessingError, or nothing at all until the deadline.
-        except (_BrokenOffError, ClientError, HttpProcessingError, OSError) as error:
+        except (BrokenOffError, ClientError, HttpProcessingError, OSError) as error:
             raise self._without_answer("unknown", UNKNOWN, error) from error
         if not self._answers:
             self._answers = True
@@ -144,7 +138,7 @@ class Forwarder:
                 connector=TCPConnector(force_close=True),
                 timeout=ClientTimeout(total=exchange_s, connect=connect_s),
                 skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-                middlewares=(_once,),
+                middlewares=(once,),
             ) as session,
             session.request(
                 request.method,
@@ -158,7 +152,7 @@ class Forwarder:
             async for piece in response.content.iter_any():
                 answer += piece
                 if len(answer) > MAX_ANSWER_BYTES:
-                    raise _BrokenOffError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+                    raise BrokenOffError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
             clock = response.headers.get("X-Catalog-Clock", "")
             return Reply(
                 response.status,
@@ -168,14 +162,11 @@ class Forwarder:
             )
 
     def _target(self, request: web.Request) -> URL:
-        query = request.raw_path.partition("?")[2]
-        # As it was sent, but for bytes that no url may have.
-        query = quote(query.encode(errors="surrogateescape"), safe=string.punctuation)
         path, suffix = request.rel_url.raw_path, request.match_info.get("format")
         if suffix is not None:
             # The format is this process's to write.
             path = f"{path.removesuffix('/').removesuffix(f'.{suffix}')}/"
-        return URL(f"{self._base}{path}{'?' if query else ''}{query}", encoded=True)
+        return target(self._base, path, request)
 
     async def _outcome(self, reply: Reply, answer: web.Response, until_s: float) -> str:
         """What became of the write, which the headers of the answer tell as well."""
@@ -215,21 +206,5 @@ class Forwarder:
         return Refusal(503, {"detail": detail})
 
 
-class _BrokenOffError(Exception):
-    """Raised when the indexer's answer broke off, or was too large to be taken."""
-
-
-async def _once(request: ClientRequest, send: ClientHandlerType) -> ClientResponse:
-    """A client middleware that hides from aiohttp what it would send a PUT or a DELETE again for."""
-    try:
-        return await send(request)
-    except ClientConnectorError:
-        raise
-    except (ClientOSError, ServerDisconnectedError) as error:
-        raise _BrokenOffError(type(error).__name__) from error
-
-
 def _picked(headers: CIMultiDictProxy[str], names: tuple[str, ...]) -> CIMultiDict[str]:
-    # Bytes that are not UTF-8 are held as surrogates, which could not be sent on.
-    texts = ((name, value) for name in names for value in headers.getall(name, ()))
-    return CIMultiDict((name, text.encode(errors="surrogateescape").decode(errors="replace")) for name, text in texts)
+    return sendable((name, value) for name in names for value in headers.getall(name, ()))

@@ -49,6 +49,12 @@ class Metrics:
             "unknown (sent, and no answer).",
             "outcome",
         )
+        self.upstream = self._counter(
+            "upstream_requests",
+            "Requests passed on to the upstream service, by outcome: answered (whatever its status), unreachable (not "
+            "sent), timeout (it was silent), broken (it broke off before it answered), cut (while it answered), loop.",
+            "outcome",
+        )
         self.tier_reads = self._counter(
             "tier_reads",
             "Objects looked for in a tier (memory, disk, store), by result (hit, miss).",
