@@ -7,13 +7,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-databases lint format check lock clean
+.PHONY: help run test test-databases test-browser lint format check lock clean
 
 help:
 	@echo 'make run     start the demo: an indexer and a sidecar on loopback, until Ctrl-C'
 	@echo 'make test    run all tests; PYTEST_ARGS="-k name" narrows them'
 	@echo 'make test-databases'
 	@echo '             run those of the registry on PostgreSQL and on MariaDB, which must be installed'
+	@echo 'make test-browser'
+	@echo '             ask from a web page of another origin, in Chromium, which must be installed'
 	@echo 'make lint    check style (ruff), types (mypy) and the Dockerfile (hadolint)'
 	@echo 'make format  put the code into that style'
 	@echo 'make check   lint, then test'
@@ -31,6 +33,9 @@ test: $(VENV)/installed
 # Each on a server of its own, in a temporary folder: a server that runs here already is left alone.
 test-databases: $(VENV)/installed
 	@$(BIN)/python -m tests.databases $(PYTEST_ARGS)
+
+test-browser: $(VENV)/installed
+	@$(BIN)/python -m pytest tests/in_a_browser.py $(PYTEST_ARGS)
 
 lint: $(VENV)/installed
 	@$(BIN)/ruff check --quiet .

@@ -126,6 +126,7 @@ async def replaying(
     clock: FakeClock | None = None,
     auth: AuthSettings | None = None,
     tokens: Mapping[str, str] | None = None,
+    origins: str = "",
 ) -> AsyncIterator[Rig]:
     """A rig over the recorded corpus with the recorded catalogs; its sidecar has no disk."""
     clock, store = clock or FakeClock(), MemoryStore()
@@ -134,7 +135,7 @@ async def replaying(
             for body in BODIES.values():
                 await catalogs.create(tx, read_catalog(body), "test")
         await here.build()
-        served = SidecarSettings(disk="", memory_mb=memory_mb, poll_ms=10)
+        served = SidecarSettings(disk="", memory_mb=memory_mb, poll_ms=10, cors_origins=origins)
         settings = Settings(sidecar=served, links=LINKS, auth=auth or AuthSettings())
         sidecar = Sidecar(settings, store, clock)
         async with TestClient(TestServer(sidecar.app)) as client:
