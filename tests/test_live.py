@@ -45,6 +45,13 @@ def of_org(number: int) -> Json:
     return {"content_type": "course", "org": [f"Org{number % 4}"], "number": number}
 
 
+def add_course(corpus: Path, added: Json) -> None:
+    """What the next pull finds, too."""
+    content = json.loads(corpus.read_text())
+    content["courses"].append(added)
+    corpus.write_text(json.dumps(content))
+
+
 async def create(through: Process, title: str, content_filter: object, **fields: Any) -> Answer:
     return await through.ask("POST", CATALOGS, json=catalog_body(title, content_filter, **fields))
 
@@ -135,6 +142,45 @@ async def test_a_changed_query_answers_from_its_last_content_until_the_new_filte
         await sidecar.ask("POST", path_of("a") + "refresh_metadata/")
         await until_contains(sidecar, "a", "run-3-1")
         assert await contains(sidecar, "a", "run-1-1") == (200, False)
+
+
+async def test_what_was_written_through_one_sidecar_is_read_through_another(tmp_path: Path, corpus: Path) -> None:
+    """At once, by whoever passes on what the answer said: the generation of a write, the task of a refresh."""
+    own = Path(shutil.copy(corpus, tmp_path))
+    async with fleet(tmp_path, source(own), sidecars=2) as it:
+        written_through, read_through = it.sidecars
+        for n in range(10):
+            orgs = [f"Org{n % 4}", f"Org{n}"]
+            _, _, headers = await create(written_through, f"c{n}", {"content_type": "course", "org": orgs})
+            seen = {"X-Min-Generation": headers["X-Catalog-Generation"]}
+            status, body, _ = await read_through.get(path_of(f"c{n}"), headers=seen)
+            assert (status, body["title"]) == (200, f"c{n}")
+        await until_contains(read_through, "c1", "run-1-1")
+        add_course(own, course("Org1+new", run("run-new")))
+        _, task, _ = await written_through.ask("POST", path_of("c1") + "refresh_metadata")
+        query = {"course_run_ids": "run-new"}
+        status, body, _ = await read_through.get(
+            path_of("c1") + "contains_content_items/", params=query, headers={"X-After-Task": task["async_task_id"]}
+        )
+        assert (status, body) == (200, {"contains_content_items": True})
+
+
+async def test_what_is_not_ours_is_asked_of_the_service_whose_place_we_take(tmp_path: Path, corpus: Path) -> None:
+    """Another installation stands in for it: an indexer has routes that a sidecar has not."""
+    folders = [tmp_path / name for name in ("theirs", "ours")]
+    for folder in folders:
+        folder.mkdir()
+    async with fleet(folders[0], source(corpus)) as theirs:
+        settings = {"upstream": {"url": theirs.indexers[0].url}}
+        async with fleet(folders[1], source(corpus), settings=settings) as ours:
+            (sidecar,) = ours.sidecars
+            assert (await create(theirs.sidecars[0], "a", COURSES))[0] == 201
+            _, task, _ = await theirs.sidecars[0].ask("POST", path_of("a") + "refresh_metadata")
+            status, pull, headers = await sidecar.get(f"/api/v1/pulls/{task['async_task_id']}/")
+            assert (status, pull["task"]) == (200, task["async_task_id"])
+            assert "catalog-sidecar-" in headers["Via"]
+            # What is ours is ours: they have this catalog, and we have not.
+            assert (await sidecar.get(path_of("a")))[0] == 404
 
 
 @pytest.fixture(params=["sqlite", "redis"])
