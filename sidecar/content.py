@@ -26,6 +26,28 @@ from sidecar.lookup import Answer, can_never_be_pulled
 from sidecar.pages import asked_page, asked_size, is_first
 from sidecar.parameters import Refusal, catalog_uuid, customer_uuid, fields, pairs
 from sidecar.roles import Access, Gate, Whose
+from sidecar.schemas import (
+    DETAIL,
+    DOCUMENT,
+    KEYS,
+    NUMBER,
+    REASON,
+    REASONS,
+    TEXT,
+    TIME,
+    UUID,
+    Body,
+    Operation,
+    Parameter,
+    Schema,
+    closed,
+    listed,
+    one_of,
+    opened,
+    page,
+    pages,
+    short_page,
+)
 from sidecar.shelves import NOTHING, Document, Shelves
 from sidecar.walks import Frame, Walks
 
@@ -352,6 +374,71 @@ async def _list_question(request: web.Request, _: bool) -> BareQuestion:
     return BareQuestion(_split(given, "content_identifiers"), coerced, parameters, absolute_url(request))
 
 
+_OF_A_CATALOG: Final[Mapping[str, Schema]] = {"uuid": UUID, "title": TEXT, "enterprise_customer": UUID}
+_WHOLE: Final = closed(
+    "AllContentMetadata",
+    {
+        "previous": {"type": "null"},
+        "next": {"type": "null"},
+        "count": NUMBER,
+        "results": listed(DOCUMENT),
+        **_OF_A_CATALOG,
+    },
+)
+_PAGE: Final = Operation(
+    "A page of a catalog's documents, or all of them.",
+    {200: one_of(page("ContentMetadataPage", DOCUMENT, _OF_A_CATALOG), _WHOLE), 400: REASON},
+    (
+        Parameter(
+            "content_keys",
+            "Only documents of these keys, active or not; a run's key gives its course. May be repeated; a comma "
+            "separates keys.",
+            listed(TEXT, maxItems=MAX_KEYS),
+        ),
+        Parameter(
+            "traverse_pagination", "Any value but an empty one, `False` too, has all documents on one page.", TEXT
+        ),
+        *pages(MAX_PAGE_SIZE),
+    ),
+)
+_KEY: Final = closed("ContentKey", {"content_key": TEXT})
+_DIFFERENCE: Final = closed(
+    "Difference",
+    {
+        "items_not_found": listed(_KEY, description="What the caller has and the catalog has not."),
+        "items_not_included": listed(_KEY, description="What the catalog has and the caller has not."),
+        "items_found": listed(closed("FoundContent", {"content_key": TEXT, "date_updated": TIME})),
+    },
+)
+_DIFFS: Final = {
+    "GET": Operation(
+        "How the given keys differ from what a catalog has.",
+        {200: _DIFFERENCE, 400: one_of(REASONS, REASON)},
+        (
+            Parameter(
+                "content_keys",
+                "Exact keys. May be repeated.",
+                listed(TEXT, minItems=1, maxItems=MAX_KEYS),
+                required=True,
+            ),
+        ),
+    ),
+    "POST": Operation(
+        "How the given keys, any number of them, differ from what a catalog has.",
+        {200: _DIFFERENCE, 400: DETAIL},
+        body=Body(
+            "The keys; none at all if it is empty.",
+            opened("ContentKeys", {"content_keys": {**KEYS, "type": ["array", "null"]}}),
+            opened("ContentKeysForm", {"content_keys": TEXT}, text="The text is the list of its characters."),
+            required=False,
+        ),
+    ),
+}
+_COERCE: Final = Parameter(
+    "coerce_to_parent_course", "Any value but an empty one, `False` too, has courses in the place of their runs.", TEXT
+)
+
+
 def content_routes(shelves: Shelves, links: Links, walks: Walks) -> tuple[Route, ...]:
     """The routes, over these shelves."""
     contents = Contents(shelves, links, walks)
@@ -364,6 +451,7 @@ def content_routes(shelves: Shelves, links: Links, walks: Walks) -> tuple[Route,
             reads=Reads(("GET", "HEAD"), _page_question, fetch=contents.page),
             redirects=False,
             gate=Gate(Access.LEARNER, Whose.CATALOG),
+            operations={"GET": _PAGE},
         ),
         DiffRoute(
             path="/enterprise-catalogs/{uuid}/generate_diff/",
@@ -374,6 +462,7 @@ def content_routes(shelves: Shelves, links: Links, walks: Walks) -> tuple[Route,
             reads=Reads(("GET", "POST"), _diff_question, fetch=contents.diff),
             redirects=False,
             gate=Gate(Access.LEARNER, Whose.CATALOG),
+            operations=_DIFFS,
         ),
         Route(
             path="/enterprise-customer/{uuid}/content-metadata/{key}/",
@@ -382,6 +471,19 @@ def content_routes(shelves: Shelves, links: Links, walks: Walks) -> tuple[Route,
             description="The document of a content key or uuid, as the enterprise's catalogs show it.",
             reads=Reads(("GET", "HEAD"), _customer_question, fetch=contents.customers),
             gate=Gate(Access.LEARNER, Whose.CUSTOMER),
+            operations={
+                "GET": Operation(
+                    "The document as the first catalog of a customer shows it that has it.",
+                    {200: DOCUMENT, 400: REASON},
+                    (
+                        Parameter(
+                            "skip_customer_fetch",
+                            "Any value but an empty one, `False` too, leaves out links to enrol by.",
+                            TEXT,
+                        ),
+                    ),
+                )
+            },
         ),
         Route(
             path="/content-metadata/",
@@ -391,6 +493,21 @@ def content_routes(shelves: Shelves, links: Links, walks: Walks) -> tuple[Route,
             reads=Reads(("GET", "HEAD"), _list_question, fetch=contents.list_bare),
             suffixed=True,
             gate=Gate(Access.AUTHENTICATED),
+            operations={
+                "GET": Operation(
+                    "Documents as no catalog shows them.",
+                    {200: short_page("BareContentMetadataPage", DOCUMENT)},
+                    (
+                        Parameter(
+                            "content_identifiers",
+                            "Content keys or uuids; without it, everything. May be repeated; a comma separates them.",
+                            KEYS,
+                        ),
+                        _COERCE,
+                        *pages(MAX_BARE_PAGE_SIZE),
+                    ),
+                )
+            },
         ),
         Route(
             path="/content-metadata/{key}/",
@@ -400,5 +517,6 @@ def content_routes(shelves: Shelves, links: Links, walks: Walks) -> tuple[Route,
             reads=Reads(("GET", "HEAD"), _bare_question, fetch=contents.bare),
             redirects=False,
             gate=Gate(Access.AUTHENTICATED),
+            operations={"GET": Operation("A document as no catalog shows it.", {200: DOCUMENT}, (_COERCE,))},
         ),
     )

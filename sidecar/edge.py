@@ -1,10 +1,10 @@
 """Where every request enters: it is measured, and whatever goes wrong leaves as JSON.
 
-Routes that are about the process itself are here: /ready, /health, /metrics.
+Routes that are about the process itself are here: /ready, /health, /metrics, /openapi.json.
 """
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import orjson
@@ -16,10 +16,47 @@ from sidecar.clock import Clock
 from sidecar.handlers import RETRY_AFTER_S
 from sidecar.health import Health
 from sidecar.metrics import Metrics
+from sidecar.schemas import (
+    BOOLEAN,
+    KEYS,
+    NUMBER,
+    TEXT,
+    TIME_OR_NULL,
+    Operation,
+    closed,
+    nullable,
+)
 
 JSON_HEADERS: Final = {"Content-Type": "application/json", "Cache-Control": "no-store"}
 # The content type of the text format that `Metrics.render` writes.
 METRICS_HEADERS: Final = {"Content-Type": "text/plain; version=1.0.0; charset=utf-8", "Cache-Control": "no-store"}
+_NUMBER_OR_NULL: Final = nullable("integer", minimum=0)
+_READY: Final = closed("Ready", {"ready": BOOLEAN, "generation": _NUMBER_OR_NULL})
+_HEALTH: Final = closed(
+    "Health",
+    {
+        "status": {"enum": ["ok", "degraded", "unavailable"]},
+        "problems": KEYS,
+        "version": TEXT,
+        "generation": _NUMBER_OR_NULL,
+        "epoch": _NUMBER_OR_NULL,
+        "published_at": TIME_OR_NULL,
+        "oldest_content_age_s": _NUMBER_OR_NULL,
+        "freshness_s": NUMBER,
+        "stale_queries": NUMBER,
+        "never_pulled_catalogs": NUMBER,
+        "store": closed("StoreHealth", {"reachable": BOOLEAN, "behind": BOOLEAN, "conflict": BOOLEAN}),
+        "disk": {"enum": ["ok", "incomplete", "failing", "off"]},
+        "memory": closed("Memory", {"bytes": NUMBER, "limit_bytes": NUMBER, "evictions": NUMBER}),
+    },
+)
+# What each of these paths answers to GET, and to HEAD.
+PROCESS: Final[Mapping[str, Operation]] = {
+    "/ready": Operation("Whether to send requests here.", {200: _READY, 503: _READY}),
+    "/health": Operation("Whether it is well: 503 if it is unavailable.", {200: _HEALTH, 503: _HEALTH}),
+    "/metrics": Operation("What Prometheus reads.", {200: TEXT}, type="text/plain"),
+    "/openapi.json": Operation("This document.", {200: {"type": "object"}}),
+}
 _DETAILS: Final = {404: "Not found.", 413: "The body is too large."}
 _log = structlog.get_logger(__name__)
 
@@ -56,8 +93,8 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         return _json(500, {"detail": "A server error occurred.", "request_id": request_id})
 
 
-def process_routes(health: Callable[[], Health], metrics: Metrics) -> list[web.RouteDef]:
-    """/ready: whether to send requests here. /health: whether it is well. /metrics: what Prometheus reads."""
+def process_routes(health: Callable[[], Health], metrics: Metrics, document: bytes) -> list[web.RouteDef]:
+    """The routes of PROCESS; `document` is what /openapi.json answers."""
 
     async def ready(_: web.Request) -> web.Response:
         generation = health().generation
@@ -75,8 +112,12 @@ def process_routes(health: Callable[[], Health], metrics: Metrics) -> list[web.R
     async def counted(_: web.Request) -> web.Response:
         return web.Response(body=metrics.render(health()), headers=METRICS_HEADERS)
 
+    async def described(_: web.Request) -> web.Response:
+        return web.Response(body=document, headers=JSON_HEADERS)
+
     routes = (("/ready", ready), ("/health", well), ("/metrics", counted))
-    return [web.get(path + slash, handler) for path, handler in routes for slash in ("", "/")]
+    both = [web.get(path + slash, handler) for path, handler in routes for slash in ("", "/")]
+    return [*both, web.get("/openapi.json", described)]
 
 
 def _json(status: int, body: object) -> web.Response:

@@ -18,7 +18,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 
@@ -47,6 +47,7 @@ from sidecar.parameters import (
     wanted_state,
 )
 from sidecar.roles import CLOSED, Gate, Whose, refused, remember
+from sidecar.schemas import Operation
 from sidecar.xml import to_xml
 
 # A first pull takes seconds to minutes, and so does a start without a disk copy.
@@ -89,7 +90,7 @@ class Route:
 
     Without its closing slash a path leads to the one with it, or, where it does not redirect, answers as well. Where it
     is `suffixed`, a format may stand at its end, as in `.json`. `fields` of a body are told by OPTIONS, if the route
-    `tells` of itself at all.
+    `tells` of itself at all. `operations` say, by method, what else is taken and answered; HEAD is as GET.
     """
 
     path: str
@@ -104,6 +105,7 @@ class Route:
     tells: bool = True
     fields: Mapping[str, Mapping[str, Any]] | None = None
     gate: Gate = CLOSED
+    operations: Mapping[str, Operation] = field(default_factory=dict)
 
     @property
     def allow(self) -> str:

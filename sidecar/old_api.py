@@ -37,6 +37,28 @@ from sidecar.lookup import Answer
 from sidecar.pages import asked_page, asked_size, is_first
 from sidecar.parameters import NO_IDS, Refusal, catalog_uuid, ids, pairs
 from sidecar.roles import Access, Caller, Gate, caller_of
+from sidecar.schemas import (
+    CONTAINS,
+    DETAIL,
+    IDS,
+    NUMBER,
+    OLD_COURSE,
+    OLD_DOCUMENT,
+    OLD_PROGRAM,
+    OLD_RUN,
+    REASONS,
+    TEXT,
+    TEXT_OR_NULL,
+    TIME,
+    UUID,
+    Operation,
+    Schema,
+    closed,
+    listed,
+    nullable,
+    page,
+    pages,
+)
 from sidecar.shelves import Shelves
 from sidecar.walks import Walks
 
@@ -433,25 +455,75 @@ async def _item_question(request: web.Request, _: bool) -> ItemQuestion:
     return ItemQuestion(catalog_uuid(request.match_info["uuid"]), request.match_info["key"], caller_of(request))
 
 
-def old_routes(
-    shelves: Shelves, links: Links, walks: Walks, current: Current, clock: Clock, *, tokens: Tokens | None = None
-) -> list[web.RouteDef]:
-    """The routes, for aiohttp's router. A path without its closing slash leads nowhere, as it always has."""
+_RECORD: Final[Mapping[str, Schema]] = {
+    "uuid": UUID,
+    "title": TEXT,
+    "enterprise_customer": UUID,
+    "enterprise_catalog_query": nullable("integer"),
+    "created": TIME,
+    "modified": TIME,
+}
+_LIST: Final = Operation(
+    "The caller's own catalogs.",
+    {200: page("OldCatalogPage", closed("OldCatalog", _RECORD)), 403: DETAIL},
+    pages(MAX_PAGE_SIZE),
+)
+_DETAIL: Final = Operation(
+    "A catalog with a page of its documents; not all that count are shown.",
+    {
+        200: closed(
+            "OldCatalogDetail",
+            {
+                **_RECORD,
+                "count": NUMBER,
+                "previous": TEXT_OR_NULL,
+                "next": TEXT_OR_NULL,
+                "results": listed(OLD_DOCUMENT),
+            },
+        ),
+        403: DETAIL,
+    },
+    pages(MAX_PAGE_SIZE),
+)
+_OF_CATALOG: Final = Operation(
+    "Whether a catalog contains all of the given content.", {200: CONTAINS, 400: REASONS}, IDS
+)
+_OF_CUSTOMER: Final = Operation(
+    "Whether one catalog of a customer contains all of the given content.",
+    {200: CONTAINS, 400: REASONS, 403: DETAIL},
+    IDS,
+)
+_COURSE: Final = Operation("A course that a catalog contains.", {200: OLD_COURSE, 403: DETAIL})
+_RUN: Final = Operation("A course run that a catalog contains.", {200: OLD_RUN, 403: DETAIL})
+_PROGRAM: Final = Operation("A program that a catalog contains, with its courses.", {200: OLD_PROGRAM, 403: DETAIL})
+
+
+def old_routes(shelves: Shelves, links: Links, walks: Walks, clock: Clock) -> tuple[Route, ...]:
+    """The routes, over these shelves."""
     old = OldApi(shelves, links, walks, clock)
     get = ("GET", "HEAD")
     catalogs, one = "/enterprise_catalogs/", "/enterprise_catalogs/{uuid}/"
-    reads: tuple[tuple[str, str, Reads[Any]], ...] = (
-        (catalogs, "Enterprise Customer Catalog List", Reads(get, _list_question, _ask_list)),
-        (one, "Enterprise Customer Catalog Instance", Reads(get, _detail_question, fetch=old.detail)),
-        (f"{one}contains_content_items/", "Contains Content Items", Reads(get, _catalog_question, _ask_catalog)),
-        (f"{one}courses/{{key}}/", "Course Detail", Reads(get, _item_question, fetch=old.course)),
-        (f"{one}course_runs/{{key}}/", "Course Run Detail", Reads(get, _item_question, fetch=old.run)),
-        (f"{one}programs/{{key}}/", "Program Detail", Reads(get, _item_question, fetch=old.program)),
+    contains = f"{one}contains_content_items/"
+    reads: tuple[tuple[str, str, Reads[Any], Operation], ...] = (
+        (catalogs, "Enterprise Customer Catalog List", Reads(get, _list_question, _ask_list), _LIST),
+        (one, "Enterprise Customer Catalog Instance", Reads(get, _detail_question, fetch=old.detail), _DETAIL),
+        (contains, "Contains Content Items", Reads(get, _catalog_question, _ask_catalog), _OF_CATALOG),
+        (f"{one}courses/{{key}}/", "Course Detail", Reads(get, _item_question, fetch=old.course), _COURSE),
+        (f"{one}course_runs/{{key}}/", "Course Run Detail", Reads(get, _item_question, fetch=old.run), _RUN),
+        (f"{one}programs/{{key}}/", "Program Detail", Reads(get, _item_question, fetch=old.program), _PROGRAM),
     )
     routes = [
         # Whose a catalog is the answers themselves find out: what others are told differs between them.
-        Route(path, ("json", "xml"), name, "Enterprise catalogs.", read, gate=Gate(Access.AUTHENTICATED))
-        for path, name, read in reads
+        Route(
+            path,
+            ("json", "xml"),
+            name,
+            "Enterprise catalogs.",
+            read,
+            gate=Gate(Access.AUTHENTICATED),
+            operations={"GET": operation},
+        )
+        for path, name, read, operation in reads
     ]
     routes.append(
         Route(
@@ -461,8 +533,16 @@ def old_routes(
             "Whether one of the enterprise's catalogs contains all of the specified content.",
             Reads(get, _customer_question, _ask_customer),
             gate=Gate(Access.AUTHENTICATED),
+            operations={"GET": _OF_CUSTOMER},
         )
     )
+    return tuple(routes)
+
+
+def old_definitions(
+    routes: Iterable[Route], current: Current, clock: Clock, *, tokens: Tokens | None = None
+) -> list[web.RouteDef]:
+    """The routes, for aiohttp's router. A path without its closing slash leads nowhere, as it always has."""
     return [
         web.route(
             "*",

@@ -25,6 +25,27 @@ from sidecar.lookup import Answer
 from sidecar.pages import asked_page
 from sidecar.parameters import FORM_TYPE, Refusal, fields, pairs
 from sidecar.roles import Access, Caller, Gate, caller_of
+from sidecar.schemas import (
+    ANYTHING,
+    DETAIL,
+    NUMBER,
+    OF_FIELDS,
+    REASONS,
+    TEXT,
+    TEXT_OR_NULL,
+    UUID_OR_NULL,
+    Body,
+    Operation,
+    Parameter,
+    Schema,
+    closed,
+    listed,
+    one_of,
+    opened,
+    page,
+    pages,
+)
+from sidecar.schemas import UUID as UUID_TEXT
 
 MAX_PAGE_SIZE: Final = 100
 _HASH: Final = re.compile(r"[0-9a-fA-F]{32}")
@@ -208,6 +229,28 @@ def record(query: Query) -> dict[str, Any]:
     }
 
 
+_HASH_TEXT: Final[Schema] = {"type": "string", "pattern": f"^{_HASH.pattern}$"}
+QUERY: Final = closed(
+    "CatalogQuery",
+    {
+        "uuid": UUID_OR_NULL,
+        "content_filter": ANYTHING,
+        "content_filter_hash": _HASH_TEXT,
+        "title": TEXT_OR_NULL,
+    },
+)
+_FILTER: Final = Body(
+    "The filter. JSON is hashed as it is; of a form, as today's clients send it, what it means is.",
+    ANYTHING,
+    {"type": "object", "additionalProperties": TEXT},
+    required=False,
+)
+_CATALOGS: Final = Body(
+    "The catalogs to look at; unknown ones count for nothing.",
+    opened("CatalogUuids", {"enterprise_catalog_uuids": listed(UUID_TEXT)}),
+    opened("CatalogUuidsForm", {}, text="A form cannot have a list, and so has none of them."),
+    required=False,
+)
 QUERIES: Final = (
     Route(
         path="/catalog-queries/",
@@ -218,6 +261,13 @@ QUERIES: Final = (
         gate=Gate(Access.ALL_QUERIES),
         reads=Reads(("GET", "HEAD"), _list_question, _ask_list),
         suffixed=True,
+        operations={
+            "GET": Operation(
+                "All queries, or for staff none, in order of creation.",
+                {200: page("CatalogQueryPage", QUERY)},
+                pages(MAX_PAGE_SIZE),
+            )
+        },
     ),
     Route(
         path="/catalog-queries/get_query_by_hash/",
@@ -228,6 +278,13 @@ QUERIES: Final = (
         gate=Gate(Access.QUERIES),
         reads=Reads(("GET", "HEAD"), _by_hash_question, _ask_by_hash),
         redirects=False,
+        operations={
+            "GET": Operation(
+                "The query that has a hash.",
+                {200: QUERY, 400: one_of(REASONS, OF_FIELDS)},
+                (Parameter("hash", "In hexadecimal digits.", _HASH_TEXT, required=True),),
+            )
+        },
     ),
     Route(
         path="/catalog-queries/get_content_filter_hash/",
@@ -238,6 +295,9 @@ QUERIES: Final = (
         gate=Gate(Access.QUERIES),
         reads=Reads(("GET", "HEAD"), _hash_question, _ask_hash),
         redirects=False,
+        operations={
+            "GET": Operation("The hash of a filter.", {200: _HASH_TEXT, 400: DETAIL}, body=_FILTER),
+        },
     ),
     Route(
         path="/catalog-queries/{id}/",
@@ -248,6 +308,7 @@ QUERIES: Final = (
         gate=Gate(Access.QUERIES),
         reads=Reads(("GET", "HEAD"), _query_question, _ask_query),
         suffixed=True,
+        operations={"GET": Operation("One query.", {200: QUERY})},
     ),
     Route(
         path="/distinct-catalog-queries/",
@@ -257,5 +318,25 @@ QUERIES: Final = (
         description="How many distinct queries the given catalogs have, and which catalogs share one.",
         gate=Gate(Access.STAFF),
         reads=Reads(("POST",), _distinct_question, _ask_distinct),
+        operations={
+            "POST": Operation(
+                "How many queries some catalogs have, and which share one.",
+                {
+                    200: closed(
+                        "DistinctQueries",
+                        {
+                            "num_distinct_query_ids": NUMBER,
+                            "catalog_uuids_by_catalog_query_id": {
+                                "type": "object",
+                                "propertyNames": {"pattern": "^[0-9]+$"},
+                                "additionalProperties": listed(UUID_TEXT, minItems=1),
+                            },
+                        },
+                    ),
+                    400: DETAIL,
+                },
+                body=_CATALOGS,
+            )
+        },
     ),
 )

@@ -340,7 +340,7 @@ WRITES: Final[list[tuple[str, str, Any, str, Any]]] = [
     ),
 ]
 # What is about the process, and not about catalogs.
-ITSELF: Final = {"/ready", "/health", "/metrics"}
+ITSELF: Final = {"/ready", "/health", "/metrics", "/openapi.json"}
 # Each on a catalog of its own, which may be gone afterwards, or another customer's.
 DELETES_OF_C0: Final = "401 401 401 | 403 403 | 403 403 403 403 | 204 204 | 403 | 204 204 204"
 DELETES_OF_C1: Final = "401 401 401 | 403 403 | 403 403 403 403 | 403 403 | 403 | 204 204 204"
