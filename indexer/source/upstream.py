@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aiohttp
 import orjson
@@ -32,12 +32,20 @@ MAX_BODY_BYTES: Final = 128 * 1024 * 1024
 """A page has 100 documents, of which the largest known is 1 MB."""
 
 
-class Refused(SourceError):
-    """Raised when the service answers, and asking again would not change the answer; carries the HTTP status."""
+class Unwanted(SourceError):
+    """Raised when the service has answered, to the last try, but not with what was asked for; carries the answer."""
 
-    def __init__(self, message: str, status: int, body: str) -> None:
+    def __init__(self, message: str, status: int, content: bytes) -> None:
         super().__init__(message)
         self.status = status
+        self.content = content
+
+
+class Refused(Unwanted):
+    """Raised when the service answers, and asking again would not change the answer; `body` is what may be shown."""
+
+    def __init__(self, message: str, status: int, body: str, content: bytes = b"") -> None:
+        super().__init__(message, status, content)
         self.body = body
 
 
@@ -50,18 +58,22 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How a service is treated; `requests_per_hour` of 0 is no budget."""
+    """How a service is treated; `requests_per_hour` of 0 is no budget. Whether it `pauses` for a Retry-After."""
 
     timeout_s: float = 15.0
     retries: int = 4
     concurrency: int = 4
     requests_per_hour: int = 0
     body_bytes: int = MAX_BODY_BYTES
+    pauses: bool = True
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Request:
-    """One thing to ask, `what` being its name in messages. If it is secret, nothing of its answer is shown in them."""
+    """One thing to ask, `what` being its name in messages. If it is secret, nothing of its answer is shown in them.
+
+    `path` may end in a query string, whose names may repeat.
+    """
 
     what: str
     method: str
@@ -83,16 +95,33 @@ class _Answer:
 class _Passing(Exception):
     """Raised when a try failed and the next may not; `paused` if the service has said how long to wait."""
 
-    def __init__(self, problem: str, body: str = "", *, paused: bool = False) -> None:
+    def __init__(self, problem: str, body: str = "", *, paused: bool = False, answer: _Answer | None = None) -> None:
         super().__init__(problem)
         self.body = body
         self.paused = paused
+        self.answer = answer
+
+
+class Credentials(Protocol):
+    """Where the token of a request comes from."""
+
+    async def current(self) -> str:
+        """A token that is good for a while. Raises SourceError if there is none."""
+        ...
+
+    def refuse(self, token: str) -> None:
+        """Says that a token was not accepted."""
+        ...
+
+    async def close(self) -> None:
+        """Ends every connection."""
+        ...
 
 
 class Door:
     """One service. The clock lets time pass between tries; only the time limit of a request is the machine's."""
 
-    def __init__(self, url: str, limits: Limits, clock: Clock, tokens: "Tokens | None" = None) -> None:
+    def __init__(self, url: str, limits: Limits, clock: Clock, tokens: Credentials | None = None) -> None:
         self._url = url.rstrip("/")
         self._limits = limits
         self._clock = clock
@@ -103,14 +132,17 @@ class Door:
         self._session: aiohttp.ClientSession | None = None
 
     async def ask(self, request: Request, tally: Tally) -> Any:
-        """The JSON that the service answers. Raises Refused, or SourceError once all tries have failed."""
+        """The JSON that the service answers. Raises Refused, or once all tries have failed Unwanted or SourceError."""
         for tries in itertools.count(1):
             try:
                 return await self._try(request, tally)
             except _Passing as trouble:
                 if tries > self._limits.retries:
                     count = "1 try" if tries == 1 else f"{tries} tries"
-                    raise SourceError(_sentence(request, f"{trouble} after {count}", trouble.body)) from trouble
+                    sentence = _sentence(request, f"{trouble} after {count}", trouble.body)
+                    if trouble.answer is None:
+                        raise SourceError(sentence) from trouble
+                    raise Unwanted(sentence, trouble.answer.status, trouble.answer.body) from trouble
                 if not trouble.paused:
                     await self._clock.sleep(_pause_s(tries))
         raise AssertionError("unreachable")
@@ -142,7 +174,7 @@ class Door:
             async with self._opened().request(
                 request.method,
                 URL(self._url + request.path),
-                params=request.params,
+                params=request.params or None,
                 data=request.json if request.form is None else request.form,
                 headers=headers,
                 allow_redirects=False,
@@ -175,17 +207,18 @@ class Door:
             try:
                 return orjson.loads(answer.body)
             except orjson.JSONDecodeError as error:
-                raise _Passing(f"{status}, and a body that is not JSON", _beginning(request, answer)) from error
+                shown = _beginning(request, answer)
+                raise _Passing(f"{status}, and a body that is not JSON", shown, answer=answer) from error
         shown = _beginning(request, answer)
         if answer.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
             pause_s = _retry_after_s(answer.retry_after, self._clock.now_ms())
-            if pause_s is not None:
+            if pause_s is not None and self._limits.pauses:
                 self._resume_s = max(self._resume_s, self._clock.monotonic() + pause_s)
             # One of 0 s, or of a moment that is over by our clock, is no reason to hurry.
-            raise _Passing(status, shown, paused=bool(pause_s))
+            raise _Passing(status, shown, paused=bool(pause_s) and self._limits.pauses, answer=answer)
         if answer.status == HTTPStatus.REQUEST_TIMEOUT or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise _Passing(status, shown)
-        raise Refused(_sentence(request, status, shown), answer.status, shown)
+            raise _Passing(status, shown, answer=answer)
+        raise Refused(_sentence(request, status, shown), answer.status, shown, answer.body)
 
     def _opened(self) -> aiohttp.ClientSession:
         """The session, made at the first request: it belongs to the loop that is running then."""
@@ -199,8 +232,27 @@ class Door:
         return self._session
 
 
+class GivenToken:
+    """Implements Credentials with the one token that somebody has handed over."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def current(self) -> str:
+        return self._token
+
+    def refuse(self, token: str) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
 class Tokens:
-    """OAuth2 client credentials: one token, renewed before it ends or when it is refused, by one request at a time."""
+    """Implements Credentials with a token that OAuth2 issues for client credentials.
+
+    It is one token, renewed before it ends or when it is refused, by one request at a time.
+    """
 
     def __init__(self, url: str, client_id: str, client_secret: str, limits: Limits, clock: Clock) -> None:
         """`limits` are the token endpoint's own: tokens take nothing from the budget of what they open."""
@@ -215,14 +267,13 @@ class Tokens:
         self._renewing = asyncio.Lock()
 
     async def current(self) -> str:
-        """A token that is good for a while. Raises SourceError if none is issued."""
         async with self._renewing:
             if not self._token or self._clock.monotonic() >= self._renew_at_s:
                 await self._renew()
         return self._token
 
     def refuse(self, token: str) -> None:
-        """Says that a token was not accepted; one that has been replaced meanwhile is no matter."""
+        """One that has been replaced meanwhile is no matter."""
         if token == self._token:
             self._token = ""
 

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from indexer.source import SourceError
-from indexer.source.upstream import HOUR_S, Door, Limits, Refused, Request, Tally, Tokens
+from indexer.source.upstream import HOUR_S, Door, GivenToken, Limits, Refused, Request, Tally, Tokens, Unwanted
 from tests.discovery import CLIENT_ID, REVIEWS, SECRET, TOKEN, FakeDiscovery, RecordingClock, served
 
 EMPTY: dict[str, Any] = {"courses": [], "programs": [], "pathways": [], "reviews": [], "customers": []}
@@ -87,6 +87,17 @@ class TestTokens:
             await here.ask()
         assert refused.value.status == 401
         assert here.fake.times(REVIEWS) == 2
+
+    async def test_can_be_handed_over_instead_and_are_then_never_renewed(self, here: Opened) -> None:
+        here.fake.token = "handed-over"
+        door = Door(here.fake.url, Limits(), here.clock, GivenToken("handed-over"))
+        assert await door.ask(ASK, Tally()) == PAGE
+        here.fake.token = "another"
+        with pytest.raises(Refused) as refused:
+            await door.ask(ASK, Tally())
+        assert (refused.value.status, here.fake.tokens_issued) == (401, 0)
+        assert "handed-over" not in str(refused.value)
+        await door.close()
 
     async def test_are_one_for_all_who_wait(self, here: Opened) -> None:
         await asyncio.gather(*(here.ask() for _ in range(6)))
@@ -189,6 +200,17 @@ class TestTryingAgain:
         )
         assert here.tally.requests == 5
         assert len(here.clock.slept) == 4
+
+    async def test_ends_with_the_answer_to_the_last_try(self) -> None:
+        async with opened(retries=1) as here:
+            here.fake.fail(REVIEWS, saying("first", 500), saying('{"detail": "second"}', 503))
+            with pytest.raises(Unwanted) as unwanted:
+                await here.ask()
+            assert (unwanted.value.status, unwanted.value.content) == (503, b'{"detail": "second"}')
+            here.fake.fail(REVIEWS, saying('{"detail": "none"}', 404))
+            with pytest.raises(Unwanted) as unwanted:
+                await here.ask()
+            assert (unwanted.value.status, unwanted.value.content) == (404, b'{"detail": "none"}')
 
     async def test_can_be_switched_off(self) -> None:
         async with opened(retries=0) as here:
@@ -298,6 +320,14 @@ class TestPauses:
             await here.ask(Request("other", "GET", "/api/v1/course_review/", ASK.params))
             assert here.clock.slept == pytest.approx([25])
 
+    async def test_can_be_left_to_others(self) -> None:
+        async with opened(retries=0, pauses=False) as here:
+            here.fake.fail(REVIEWS, saying("slow down", 503, Retry_After="40"))
+            with pytest.raises(Unwanted):
+                await here.ask()
+            assert await here.ask() == PAGE
+            assert here.clock.slept == []
+
     async def test_are_not_made_shorter_by_later_ones(self) -> None:
         async with opened(retries=0) as here:
             here.fake.fail(REVIEWS, *(saying("", 429, Retry_After=value) for value in ("40", "1")))
@@ -361,6 +391,10 @@ class TestRequests:
         asked = here.fake.asked[-1]
         assert asked.query["keys"] == "a+b,ü &c=1"
         assert "a%2Bb" in asked.raw_query
+
+    async def test_may_have_a_query_string_with_names_that_repeat_and_two_kinds_of_plus(self, here: Opened) -> None:
+        await here.ask(Request("r", "GET", f"{REVIEWS}?page=1&page_size=100&keys=a+b%2Bc&keys=d"))
+        assert here.fake.asked[-1].raw_query == "page=1&page_size=100&keys=a+b%2Bc&keys=d"
 
     async def test_carry_their_json_as_it_is(self, here: Opened) -> None:
         with pytest.raises(Refused, match=": 405 "):
