@@ -27,6 +27,8 @@ T = TypeVar("T")
 Scalar = str | int | float | bool
 
 ENV_PREFIX = "CATALOG_"
+# What `catalog-indexer import` and `compare` read themselves: a token for one run, which is no setting.
+IMPORT_TOKEN_ENV = "CATALOG_IMPORT_TOKEN"
 HIDDEN = "***"
 SHOWN_LENGTH = 80
 # sun_path holds 104 bytes on macOS and 108 on Linux, the closing NUL included.
@@ -294,6 +296,21 @@ class UpstreamSettings(Section):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class CompareSettings(Section):
+    """Another service with the same API, whose answers the indexer that leads compares with ours, all the time."""
+
+    url: str = setting("", "Base URL of the other service; empty: nothing is compared.", HTTP_URL_OR_NONE)
+    base: str = setting("http://127.0.0.1:18160", "Base URL of the sidecar that is asked for our answers.", HTTP_URL)
+    per_second: float = setting(
+        2.0, "How many questions a second both are asked.", Check("a number above 0", lambda value: value > 0)
+    )
+    every_s: int = setting(3_600, "A new sample of catalogs is asked about this often.", at_least(1))
+    token_file: str = setting(
+        "", "A file with the token that both are asked with, read again each time; empty: that of source.oauth_url."
+    )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class LogSettings(Section):
     """What both processes say on standard error."""
 
@@ -314,6 +331,7 @@ class Settings:
     indexer: IndexerSettings = field(default_factory=IndexerSettings)
     sidecar: SidecarSettings = field(default_factory=SidecarSettings)
     upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
+    compare: CompareSettings = field(default_factory=CompareSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
 
@@ -505,7 +523,7 @@ def _judge_entry(section: str, name: str, value: object, origin: str) -> Given |
 def _read_environment(environ: Mapping[str, str]) -> Iterator[Given | Problem]:
     by_env = {row.env: row for row in rows()}
     for env, text in sorted(environ.items()):
-        if not env.startswith(ENV_PREFIX):
+        if not env.startswith(ENV_PREFIX) or env == IMPORT_TOKEN_ENV:
             continue
         row = by_env.get(env)
         if row is None:
