@@ -204,3 +204,5 @@ _FIELDS: Final[Mapping[str, _Field]] = {
     "catalog_query_uuid": _Field("query_uuid", _uuid, required=False, nullable=True),
     "query_title": _Field("query_title", _text, required=False, nullable=True),
 }
+# The attribute of CatalogBody that each field of a body becomes.
+ATTRIBUTES: Final[Mapping[str, str]] = {name: field.attribute for name, field in _FIELDS.items()}

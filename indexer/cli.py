@@ -7,7 +7,6 @@ import asyncio
 import getpass
 import json
 import logging
-import math
 import os
 import signal
 import sys
@@ -15,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
 import structlog
@@ -24,8 +23,11 @@ from indexer import build as building
 from indexer import demo as demonstration
 from indexer import dump as dumping
 from indexer.catalog_body import BadCatalog, read_catalog
+from indexer.catalog_file import NotCatalogs, read_bodies, read_offers
 from indexer.check import check as check_store
 from indexer.metrics import Metrics
+from indexer.offer import Offer
+from indexer.origin import Origin
 from indexer.publication import Publication
 from indexer.registry import Registry, catalogs, pulls
 from indexer.registry.catalogs import CatalogExists, QueryClash, RegisteredCatalog
@@ -33,10 +35,12 @@ from indexer.registry.pulls import Target
 from indexer.service import Role
 from indexer.service import serve as serve_for_ever
 from indexer.source import SourceError
+from indexer.source.upstream import Door, Limits
 from indexer.status import Status
 from indexer.status import status as look
+from indexer.takeover import Report, take_over
 from indexer.web import make_app
-from indexer.wiring import Parts, opened
+from indexer.wiring import Parts, checked_token, open_credentials, open_source, opened, read_token
 from sidecar import __version__
 from sidecar.clock import SystemClock
 from sidecar.contract.words import canonical_uuid
@@ -44,23 +48,24 @@ from sidecar.errors import CatalogError
 from sidecar.intake import runner_of
 from sidecar.keys import KeysUnusable
 from sidecar.log import configure
-from sidecar.settings import Settings, SettingsError, load
+from sidecar.settings import HTTP_URL, IMPORT_TOKEN_ENV, Settings, SettingsError, load
 from sidecar.sockets import CannotListen, listening
 from sidecar.store import Store
 from sidecar.store.urls import open_store
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
-# What a file of catalogs may leave out.
-DEFAULTS: Final[dict[str, object]] = {
-    "enabled_course_modes": ["verified", "professional", "no-id-professional", "audit", "honor"],
-    "publish_audit_enrollment_urls": False,
-}
 config_option = click.option(
     "--config",
     "config",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Settings file; CATALOG_<SECTION>_<NAME> in the environment overrides it.",
+)
+
+token_option = click.option(
+    "--token-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help=f"File with the token to ask with; else {IMPORT_TOKEN_ENV}, else the OAuth client of [source].",
 )
 
 
@@ -181,6 +186,44 @@ def dump(config: Path | None, what: str) -> None:
     click.echo(json.dumps(_with_store(_settings(config), run), indent=2))
 
 
+@main.command("import")
+@config_option
+@click.option("--from", "origin", required=True, metavar="URL|FILE", help="A service, or a JSON file (- is stdin).")
+@token_option
+@click.option("--update", is_flag=True, help="Change catalogs and queries that exist and say something else.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def import_(
+    config: Path | None, origin: str, token_file: Path | None, update: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Take catalogs and their queries over from a running enterprise-catalog, or from a file.
+
+    A file is what `catalogs add` takes, or a dump of the tables of catalogs and queries (`manage.py dumpdata`). What
+    is here already stays as it is. Run again, it changes nothing.
+    """
+    settings = _settings(config)
+    if "://" in origin:
+        if not HTTP_URL.passes(origin):
+            raise Refused(f"--from: a service must be {HTTP_URL.accepts}")
+        token = _token(token_file)
+        offers = _run(_offers(settings, origin, token))
+    else:
+        try:
+            with click.open_file(origin, "rb") as file:
+                offers = read_offers(file.read(), "<stdin>" if origin == "-" else origin)
+        except OSError as error:
+            raise Refused(f"--from {origin}: {error.strerror}; name a file or the http:// URL of a service") from error
+        except NotCatalogs as error:
+            raise Refused(str(error)) from error
+
+    async def run(registry: Registry) -> Report:
+        return await take_over(registry, offers, _who(), update=update, dry_run=dry_run)
+
+    report = _with_registry(settings, run)
+    click.echo(json.dumps(report.as_json(), indent=2) if as_json else report.as_text())
+    sys.exit(0 if report.is_whole else 1)
+
+
 @main.group("catalogs")
 def catalogs_group() -> None:
     """Catalogs in the registry; a running `serve` follows what changes here."""
@@ -198,7 +241,10 @@ def add(config: Path | None, file: Any, created: str | None) -> None:
     """
     settings = _settings(config)
     where = getattr(file, "name", "<stdin>")
-    bodies = _bodies(file.read(), where)
+    try:
+        bodies = read_bodies(file.read(), where)
+    except NotCatalogs as error:
+        raise Refused(str(error)) from error
     created_ms = None if created is None else _milliseconds(created)
 
     async def run(registry: Registry) -> tuple[int, int]:
@@ -347,27 +393,38 @@ async def _build(parts: Parts, query: str | None, adopt: bool) -> building.Built
         return await building.build(parts, query=query, adopt=adopt, progress=progress)
 
 
-def _bodies(text: bytes, where: str) -> list[object]:
+async def _offers(settings: Settings, url: str, token: str) -> list[Offer]:
+    """Everything that a service offers, with a bar for each step on a terminal."""
+    clock = SystemClock()
+    asking = settings.source
+    credentials = open_credentials(settings, token, clock)
+    door = Door(url, Limits(asking.timeout_s, asking.retries, asking.concurrency), clock, credentials)
+    source = open_source(settings, clock)
     try:
-        given = json.loads(text, parse_constant=_no_number, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        raise Refused(f"{where}: not JSON: {error}") from error
-    if isinstance(given, dict) and isinstance(given.get("catalogs"), list):
-        given = given["catalogs"]
-    entries = given if isinstance(given, list) else [given]
-    bodies = [entry["body"] if isinstance(entry, dict) and "body" in entry else entry for entry in entries]
-    return [DEFAULTS | body if isinstance(body, dict) else body for body in bodies]
+        with click.progressbar(length=0, label="reading", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+
+            def progress(step: str, of: int) -> None:
+                if bar.label != step:
+                    bar.label, bar.pos, bar.length = step, 0, of
+                bar.update(1)
+
+            return await Origin(door, source, clock, progress).offers()
+    finally:
+        await door.close()
+        await source.close()
+        if credentials is not None:
+            await credentials.close()
 
 
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"it has {name}, which is no number of JSON's")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"it has {text:.80}, which is beyond what a number holds")
-    return number
+def _token(file: Path | None) -> str:
+    """The token that was handed over; an empty text if none was."""
+    try:
+        if file is not None:
+            return read_token(file)
+        given = os.environ.get(IMPORT_TOKEN_ENV)
+        return "" if given is None else checked_token(given.strip(), IMPORT_TOKEN_ENV)
+    except SourceError as error:
+        raise Refused(str(error)) from error
 
 
 def _milliseconds(text: str) -> int:

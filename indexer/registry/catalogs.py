@@ -75,7 +75,7 @@ async def create(
     """
     at_ms = tx.now_ms if created_ms is None else created_ms
     if body.uuid and (existing := await find(tx.connection, body.uuid)):
-        if _says_the_same(existing, body):
+        if not differing(existing, body):
             return existing, False
         raise CatalogExists(f"catalog {body.uuid} exists with another body; remove it first, or take another uuid")
     uuid = body.uuid or str(uuids.uuid4())
@@ -218,15 +218,34 @@ def _as_wanted(row: RegisteredCatalog) -> CatalogBody:
     )
 
 
-def _says_the_same(row: RegisteredCatalog, body: CatalogBody) -> bool:
-    have = (row.title, row.customer, row.customer_name, row.course_modes, row.audit_urls, row.wanted)
+def differing(row: RegisteredCatalog, body: CatalogBody) -> list[str]:
+    """The fields, as the API names them, in which a body says something else than a catalog that exists."""
     wanted_hash = query_hash(body.content_filter).hex()
-    want = (body.title, body.customer, body.customer_name, body.course_modes, body.audit_urls, wanted_hash)
-    # A title counts beside a query uuid alone: without one, a query that exists keeps the title that it has.
-    same_query = body.query_uuid is None or (
-        body.query_uuid == row.query_uuid and body.query_title in (None, row.query_title)
-    )
-    return have == want and same_query
+    pairs = {
+        "title": (row.title, body.title),
+        "enterprise_customer": (row.customer, body.customer),
+        "enterprise_customer_name": (row.customer_name, body.customer_name),
+        "enabled_course_modes": (row.course_modes, body.course_modes),
+        "publish_audit_enrollment_urls": (row.audit_urls, body.audit_urls),
+        "content_filter": (row.wanted, wanted_hash),
+        "catalog_query_uuid": (row.query_uuid, body.query_uuid or row.query_uuid),
+        # A title counts beside a query uuid alone: without one, a query that exists keeps the title that it has.
+        "query_title": (row.query_title, (body.query_title if body.query_uuid else None) or row.query_title),
+    }
+    return [name for name, (have, want) in pairs.items() if have != want]
+
+
+async def query_changed_by(tx: Transaction, body: CatalogBody) -> str | None:
+    """The uuid of a query that exists and that a create of this body would change, for all of its catalogs."""
+    if body.query_uuid is None:
+        return None
+    hash_ = query_hash(body.content_filter).hex()
+    row = await _query_where(tx, catalog_query.c.uuid == body.query_uuid)
+    row = row or await _query_where(tx, catalog_query.c.hash == hash_)
+    if row is None:
+        return None
+    same = (row.uuid, row.hash, row.title) == (body.query_uuid, hash_, body.query_title or row.title)
+    return None if same else str(row.uuid)
 
 
 async def _query(tx: Transaction, body: CatalogBody, at_ms: int) -> int:

@@ -24,6 +24,8 @@ from sidecar.contract.records import Metadata, seal_record
 from sidecar.contract.words import ContentType, query_hash
 from sidecar.store.urls import open_store
 from tests.fakes import Json, catalog_body, course, customer, run, uuid_of
+from tests.neighbour import neighbour
+from tests.sidecar.replayed import BODIES, GOLDEN
 
 COURSES = {"content_type": "course"}
 ROOT: Final = Path(__file__).parent.parent.parent
@@ -195,6 +197,86 @@ class TestCatalogs:
 def test_the_version_is_said() -> None:
     said = CliRunner().invoke(main, ["--version"]).stdout
     assert said == f"catalog-indexer, version {__version__}\n"
+
+
+class TestImport:
+    def test_from_a_file_takes_over_what_is_new_and_says_so(self, cli: Installation) -> None:
+        (cli.path / "a.json").write_text(json.dumps([catalog_body("a", COURSES)]))
+        said = cli.done("import", "--from", str(cli.path / "a.json"))
+        assert said == "1 catalogs taken over, 0 updated, 0 unchanged, 0 conflicts, 0 could not be taken over\n"
+        said = cli.done("import", "--from", "-", input=json.dumps([catalog_body("a", COURSES)]))
+        assert said == "0 catalogs taken over, 0 updated, 1 unchanged, 0 conflicts, 0 could not be taken over\n"
+
+    def test_ends_with_1_if_something_was_left(self, cli: Installation) -> None:
+        cli.add(catalog_body("a", COURSES))
+        other = json.dumps([catalog_body("a", {}), catalog_body("b", COURSES) | {"title": ""}])
+        result = cli("import", "--from", "-", "--json", input=other)
+        report = json.loads(result.stdout)
+        assert (result.exit_code, len(report["conflicts"]), len(report["not_taken"])) == (1, 1, 1)
+        result = cli("import", "--from", "-", "--update", input=json.dumps([catalog_body("a", {})]))
+        assert (result.exit_code, "1 updated" in result.stdout) == (0, True)
+
+    def test_can_be_tried_before(self, cli: Installation) -> None:
+        said = cli.done("import", "--from", "-", "--dry-run", input=json.dumps([catalog_body("a", COURSES)]))
+        assert said.startswith("1 catalogs taken over, ")
+        assert "nothing was written" in said
+        assert cli.done("catalogs", "list") == ""
+
+    @pytest.mark.parametrize(
+        "origin, told",
+        [
+            ("none.json", "No such file or directory; name a file or the http:// URL of a service"),
+            ("ftp://example.org", "--from: a service must be http://HOST"),
+            ("http://me:hunter2@example.org", "--from: a service must be http://HOST"),
+        ],
+    )
+    def test_from_nowhere_is_refused(self, cli: Installation, origin: str, told: str) -> None:
+        error = cli.refused("import", "--from", origin)
+        assert told in error
+        assert "hunter2" not in error
+
+    def test_from_a_file_that_is_no_json_is_refused(self, cli: Installation) -> None:
+        assert cli.refused("import", "--from", "-", input="{").startswith("<stdin>: not JSON: ")
+
+    def test_with_what_is_no_token_is_refused_and_does_not_show_it(self, cli: Installation) -> None:
+        (cli.path / "token").write_text("JWT hunter2")
+        origin = ("import", "--from", "http://127.0.0.1:1")
+        for error in (
+            cli.refused(*origin, "--token-file", str(cli.path / "token")),
+            cli.refused(*origin, CATALOG_IMPORT_TOKEN="JWT hunter2"),
+            cli.refused(*origin, "--token-file", str(cli.path / "none")),
+        ):
+            assert "hunter2" not in error
+            assert "token" in error.lower()
+
+    async def test_from_a_service_twice_changes_nothing_the_second_time(self, cli: Installation) -> None:
+        cli.settings(source=f'path = "{GOLDEN}/corpus.json"')
+        (cli.path / "other").mkdir()
+        async with neighbour(cli.path / "other") as (_, proxy):
+            first = await asyncio.to_thread(cli, "import", "--from", proxy.url, "--json", CATALOG_IMPORT_TOKEN="t0ken")
+            again = await asyncio.to_thread(cli, "import", "--from", proxy.url)
+        report = json.loads(first.stdout)
+        assert (first.exit_code, report["taken"]) == (0, list(BODIES))
+        assert {guess["field"] for guess in report["guessed"]} >= {"enterprise_customer_name", "enabled_course_modes"}
+        assert set(proxy.tokens) == {"JWT t0ken", None}
+        assert "t0ken" not in first.output
+        assert (again.exit_code, again.stdout) == (
+            *(0, "0 catalogs taken over, 0 updated, 15 unchanged, 0 conflicts, 0 could not be taken over\n"),
+        )
+        listed = json.loads((await asyncio.to_thread(cli, "catalogs", "list", "--json")).stdout)
+        told = ("uuid", "title", "enterprise_customer", "content_filter", "catalog_query_uuid", "query_title")
+        assert [[body[name] for name in told] for body in listed] == [
+            [b[name] for name in told] for b in BODIES.values()
+        ]
+
+    async def test_from_a_service_whose_list_is_not_whole_writes_nothing(self, cli: Installation) -> None:
+        (cli.path / "other").mkdir()
+        async with neighbour(cli.path / "other") as (_, proxy):
+            proxy.change("/enterprise-catalogs/?", lambda value: value.update(count=20))
+            result = await asyncio.to_thread(cli, "import", "--from", proxy.url)
+        problem = "catalogs page 1: `next` is null after 15 results, and `count` says 20"
+        assert (result.exit_code, result.stderr.splitlines()[-1]) == (2, f"Error: {problem}")
+        assert (await asyncio.to_thread(cli, "catalogs", "list")).stdout == ""
 
 
 class TestBuild:
