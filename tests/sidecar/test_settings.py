@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.settings import Problem, Row, Settings, SettingsError, example_toml, is_loopback, load, rows
+from sidecar.settings import Problem, Row, Settings, SettingsError, example_toml, is_loopback, load, origins, rows
 
 ROOT = Path(__file__).parents[2]
 REPLAY = ROOT / "tests" / "contract" / "replay.toml"
@@ -131,6 +131,7 @@ class TestReading:
             "registry.url": "postgresql+asyncpg://db.example.test/catalog",
             "sidecar.indexer_url": "http://indexer.example.test",
             "indexer.freshness_s": "100000",
+            "sidecar.cors_origins": "https://portal.example.test, http://localhost:1991",
         }
         environ = {row.env: changed[row.type] for row in rows()}
         environ |= {row.env: "https://example.test" for row in rows() if row.accepts.startswith("http")}
@@ -493,3 +494,21 @@ def test_a_disk_copy_in_the_place_of_the_settings_file_is_refused(toml: WriteTom
 
 def test_without_a_disk_copy_it_is_in_nobodys_place() -> None:
     assert load(None, {"CATALOG_SIDECAR_DISK": ""}).sidecar.disk == ""
+
+
+@pytest.mark.parametrize(
+    "value", ["", " ", "https://a.example.test", "https://a.example.test , http://localhost:8080,"]
+)
+def test_origins_are_what_browsers_send(value: str) -> None:
+    listed = load(None, {"CATALOG_SIDECAR_CORS_ORIGINS": value}).sidecar.cors_origins
+    assert all(origin.startswith("http") for origin in origins(listed))
+    assert len(origins(listed)) == value.count("//")
+
+
+@pytest.mark.parametrize(
+    "value", ["*", "null", "https://A.example.test", "https://a.example.test/", "a.example.test", "https://a.test:443"]
+)
+def test_what_no_browser_sends_is_no_origin(value: str) -> None:
+    for text in (value, f"https://portal.example.test,{value}"):
+        problem = only_problem(None, {"CATALOG_SIDECAR_CORS_ORIGINS": text})
+        assert problem.name == "sidecar.cors_origins"
