@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-databases test-browser lint format check lock clean
+.PHONY: help run test test-databases test-browser test-clients lint format check lock clean
 
 help:
 	@echo 'make run     start the demo: an indexer and a sidecar on loopback, until Ctrl-C'
@@ -16,6 +16,8 @@ help:
 	@echo '             run those of the registry on PostgreSQL and on MariaDB, which must be installed'
 	@echo 'make test-browser'
 	@echo '             ask from a web page of another origin, in Chromium, which must be installed'
+	@echo 'make test-clients'
+	@echo '             run the published client of the LMS (edx-enterprise) against a sidecar and an indexer'
 	@echo 'make lint    check style (ruff), types (mypy) and the Dockerfile (hadolint)'
 	@echo 'make format  put the code into that style'
 	@echo 'make check   lint, then test'
@@ -36,6 +38,18 @@ test-databases: $(VENV)/installed
 
 test-browser: $(VENV)/installed
 	@$(BIN)/python -m pytest tests/in_a_browser.py $(PYTEST_ARGS)
+
+# What today's client needs, Django and more, has an environment of its own: it is no part of ours.
+CLIENTS := build/clients
+test-clients: $(VENV)/installed $(CLIENTS)/locked
+	@$(BIN)/python -m pytest tests/clients $(PYTEST_ARGS)
+
+$(CLIENTS)/locked: tests/clients/requirements.lock
+	@echo 'Installing what tests/clients/requirements.lock names into $(CLIENTS); this happens once.'
+	@$(PYTHON) -m venv --clear $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip -qq --disable-pip-version-check --no-input install --require-hashes \
+		--requirement tests/clients/requirements.lock
+	@touch $@
 
 lint: $(VENV)/installed
 	@$(BIN)/ruff check --quiet .
@@ -67,8 +81,9 @@ $(VENV)/locked: requirements.lock
 
 # uv is no part of the environment, so it gets one of its own; UV=/path/to/uv takes another.
 UV ?= build/uv/bin/uv
-LOCK = $(UV) pip compile setup.py --universal --python-version 3.11 --generate-hashes \
+COMPILE = $(UV) pip compile --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --quiet
+LOCK = $(COMPILE) setup.py
 # What an image installs: a part of requirements.lock, at its versions (--upgrade: not at an older lock's).
 LOCK_IMAGE = $(LOCK) --constraint requirements.lock --upgrade --no-annotate
 lock:
@@ -77,6 +92,8 @@ lock:
 	@$(LOCK_IMAGE) --extra build --extra redis --output-file requirements-sidecar.lock
 	@$(LOCK_IMAGE) --extra build --extra redis --extra indexer --extra postgresql --extra mysql \
 		--output-file requirements-indexer.lock
+	@$(COMPILE) tests/clients/requirements.in --no-annotate $(if $(UPGRADE),--upgrade) \
+		--output-file tests/clients/requirements.lock
 
 clean:
 	rm -rf $(VENV) var build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
