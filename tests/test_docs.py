@@ -109,6 +109,6 @@ def test_every_file_begins_with_its_rule() -> None:
 
 
 def test_every_link_in_the_documentation_leads_somewhere() -> None:
-    for page in ("README.md", "CHANGELOG.md", "benchmarks/README.md", "tests/vectors/README.md"):
+    for page in ("README.md", "CHANGELOG.md", "docs/clients.md", "benchmarks/README.md", "tests/vectors/README.md"):
         for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
             assert (ROOT / page).parent.joinpath(target).exists(), (page, target)
