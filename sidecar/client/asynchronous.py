@@ -8,6 +8,7 @@ what they rest on.
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from io import BytesIO
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack
 
@@ -286,13 +287,13 @@ class AsyncCatalogClient:
             raise CannotTell(f"{call}: the answer broke off, or is no HTTP: {type(error).__name__}") from error
 
     async def _once(self, session: ClientSession, call: Call, headers: dict[str, str]) -> Answer:
+        # Not as bytes, of which aiohttp warns where there are many.
+        body = None if call.body is None else BytesIO(call.body)
         url = URL(f"http://{self._host}{self._address.base}{call.target}", encoded=True)
-        async with session.request(
-            call.method, url, headers=headers, data=call.body, allow_redirects=False
-        ) as response:
-            body = await response.read()
+        async with session.request(call.method, url, headers=headers, data=body, allow_redirects=False) as response:
+            text = await response.read()
             named = {name.lower(): value for name, value in response.headers.items()}
-            return Answer(response.status, named, body)
+            return Answer(response.status, named, text)
 
     @property
     def _host(self) -> str:

@@ -55,7 +55,9 @@ class Connection(http.client.HTTPConnection):
             except OSError as error:
                 raise CannotTell(f"{call}: nothing was sent, nobody answers there: {error}") from error
         try:
-            self.request(call.method, self._address.base + call.target, body=call.body, headers=dict(headers))
+            # A body that is refused before it has arrived ends the sending, and there is an answer all the same.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                self.request(call.method, self._address.base + call.target, body=call.body, headers=dict(headers))
             response = self.getresponse()
             body = response.read()
         except TimeoutError as error:

@@ -424,6 +424,14 @@ async def test_a_chunk_that_says_yes_is_the_last_that_is_asked(ask: Served, rig:
     assert len(rig.seen.targets) == 1
 
 
+async def test_a_body_that_is_too_large_is_refused_by_the_service(ask: Served) -> None:
+    with pytest.raises(BadRequest) as raised:
+        await ask(
+            "create_enterprise_catalog", uuid4(), ACME, "Acme", "large", {"key": "x" * 3_000_000}, [], False, None
+        )
+    assert raised.value.status == 413
+
+
 # ---- tokens
 
 
