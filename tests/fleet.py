@@ -85,6 +85,10 @@ class Process:
         body: Json = (await self.get("/health"))[1]
         return body
 
+    async def ready(self) -> bool:
+        """Whether a sidecar has a generation to answer from."""
+        return (await self.get("/ready"))[0] == 200
+
     async def until(self, condition: Callable[[], Awaitable[bool]], within_s: float = LONG_S) -> None:
         """Waits for something that this process has to do."""
         deadline = time.monotonic() + within_s

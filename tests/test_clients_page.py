@@ -129,17 +129,18 @@ async def test_the_snippets_do_what_the_page_says(tmp_path: Path) -> None:
     }
     async with fleet(tmp_path, {"kind": "file", "path": str(tmp_path / "corpus.json")}) as it:
         (sidecar,) = it.sidecars
+        await sidecar.until(sidecar.ready)
         enrolled: list[Any] = []
         page = snippets(sidecar.url, enrolled)
         saved, instance = page["update_enterprise_catalog_data"], SimpleNamespace(uuid=FIRST)
-        # It is made, and the second time changed; both times it is pulled.
-        for title in ("first", "renamed"):
-            task = await asyncio.to_thread(saved, instance, fields | {"title": title})
-            assert isinstance(task, str)
-            read = await asyncio.to_thread(page["catalogs"].get_enterprise_catalog, FIRST)
-            assert read["title"] == title
-        await it.settle()
-        await asyncio.to_thread(asked_of_a_sidecar, page, enrolled)
-        await sidecar.end()
-        await asyncio.to_thread(asked_of_nobody, page)
-        page["catalogs"].close()
+        with page["catalogs"]:
+            # It is made, and the second time changed; both times it is pulled.
+            for title in ("first", "renamed"):
+                task = await asyncio.to_thread(saved, instance, fields | {"title": title})
+                assert isinstance(task, str)
+                read = await asyncio.to_thread(page["catalogs"].get_enterprise_catalog, FIRST)
+                assert read["title"] == title
+            await it.settle()
+            await asyncio.to_thread(asked_of_a_sidecar, page, enrolled)
+            await sidecar.end()
+            await asyncio.to_thread(asked_of_nobody, page)

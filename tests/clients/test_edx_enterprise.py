@@ -101,6 +101,7 @@ async def lms(folder: Path) -> AsyncIterator[tuple[Fleet, LmsClient]]:
     }
     source = {"kind": "file", "path": str(folder / "corpus.json")}
     async with fleet(folder, source, settings={"auth": auth}) as it:
+        await it.sidecars[0].until(it.sidecars[0].ready)
         process = await asyncio.create_subprocess_exec(
             *(PYTHON, Path(__file__).parent / "edx_enterprise.py"),
             stdin=asyncio.subprocess.PIPE,
