@@ -55,7 +55,8 @@ The API of today's enterprise-catalog, and the old one of the LMS, answered next
 * **Writes** are passed on to the indexer, and answered once they can be read back, or with
   `X-Catalog-Published: pending`.
 * **Bounds.** A line of a request may have {MAX_LINE_BYTES} bytes, a body {MAX_BODY_BYTES}. Compressed bodies are
-  refused. Requests that are no HTTP are 400, as plain text. Whoever hangs up within their body is counted as 499.
+  refused. Requests that are no HTTP are 400, and those with an Expect that nobody knows 417, as plain text. Whoever
+  hangs up within their body is counted as 499.
 * A 500 is a defect; its body has a `request_id`, by which the log tells more.
 * Paths that are not told of here are not found, unless a service is named that they are passed on to."""
 SECURITY: Final[Mapping[str, Json]] = {
@@ -236,7 +237,7 @@ def _operation(served: Served, method: str, operation: Operation) -> Json:
     whole: Json = {
         "operationId": _id(method, served.path),
         "summary": operation.summary,
-        "description": _described(served, operation),
+        "description": _described(served),
         "parameters": [_parameter(parameter) for parameter in parameters],
         "responses": {str(status): answer for status, answer in sorted(_answers(served, method, operation, is_read))},
     }
@@ -308,12 +309,12 @@ def _of_process(path: str, operation: Operation) -> Iterator[tuple[str, Json]]:
     yield "x-other-methods", _shared(405, xml=False)
 
 
-def _described(served: Served, operation: Operation) -> str:
-    sentences = [served.route.description, operation.description, f"Without its closing slash it {served.slashless}."]
+def _described(served: Served) -> str:
+    sentences = [served.route.description, f"Without its closing slash it {served.slashless}."]
     if served.route.suffixed:
         ends = " or ".join(f"`.{format}`" for format in served.route.formats if format != "api")
         sentences.append(f"The path may end in {ends}.")
-    return "\n\n".join(sentence for sentence in sentences if sentence)
+    return "\n\n".join(sentences)
 
 
 def _of_path(path: str) -> list[Parameter]:

@@ -6,7 +6,7 @@ what is told of them is what is known, and what is made of it here.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sidecar.parameters import JSON_TYPE
@@ -46,7 +46,6 @@ class Operation:
     parameters: tuple[Parameter, ...] = ()
     body: Body | None = None
     type: str = JSON_TYPE
-    description: str = field(default="", kw_only=True)
 
 
 def nullable(type: str, **more: Any) -> Schema:
