@@ -96,6 +96,9 @@ class Sidecar:
 
     async def _stop_waiting(self, _: web.Application) -> None:
         self.forwarder.stop()
+        self.current.end()
+        if self.upstream is not None:
+            self.upstream.stop()
 
     async def _background(self, _: web.Application) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(self.follower.run())]

@@ -6,11 +6,13 @@ one assignment on the event loop: it happens between two requests, never inside 
 
 import asyncio
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
 from sidecar.contract.index import Catalog, Index
-from sidecar.contract.words import has_ended, is_pull_of
+from sidecar.contract.words import has_ended, pull_of
+from sidecar.errors import NotReady
 from sidecar.lookup import can_never_be_pulled
 from sidecar.store import Pointer
 
@@ -26,6 +28,8 @@ class Generation:
     catalogs: tuple[Catalog, ...]
     pulls_ms: tuple[int, ...]
     never_pulled: int
+    # The last pull of each query that has ended, by what tells of which query it is.
+    ended: Mapping[int, UUID]
 
     @classmethod
     def of(cls, pointer: Pointer, index: Index) -> "Generation":
@@ -37,6 +41,10 @@ class Generation:
             index=index,
             catalogs=tuple(catalogs),
             pulls_ms=tuple(sorted(ms for ms in served.values() if ms is not None)),
+            ended={
+                pull_of(task): task
+                for task in (UUID(bytes=q.task_id) for q in index.queries.values() if q.task_id is not None)
+            },
             never_pulled=sum(c.serving is None and not can_never_be_pulled(c.wanted) for c in catalogs),
         )
 
@@ -46,8 +54,8 @@ class Generation:
             return False
         if task is None:
             return True
-        last = (query.task_id for query in self.index.queries.values() if is_pull_of(task, query.hash))
-        return any(has_ended(task, UUID(bytes=id)) for id in last if id is not None)
+        last = self.ended.get(pull_of(task))
+        return last is not None and has_ended(task, last)
 
     def pulled_before(self, then_ms: int) -> int:
         """How many of the served queries were last pulled before then."""
@@ -60,12 +68,17 @@ class Current:
     def __init__(self) -> None:
         self.generation: Generation | None = None
         self._swapped = asyncio.Event()
+        self._ended = False
+
+    def end(self) -> None:
+        """No other generation will be served: the process is about to end."""
+        self._ended = True
+        self._tell()
 
     def swap(self, generation: Generation) -> None:
         """What makes a generation visible to requests; it is complete and verified by now."""
         self.generation = generation
-        self._swapped.set()
-        self._swapped = asyncio.Event()
+        self._tell()
 
     async def other_than(self, known: Generation | None) -> Generation:
         """Waits until another generation than the known one is served, and returns it."""
@@ -74,10 +87,16 @@ class Current:
         return generation
 
     async def showing(self, least: int, task: UUID | None) -> Generation:
-        """Waits until a generation is served that shows this state, and returns it."""
+        """Waits until a generation is served that shows this state, and returns it. Raises NotReady if none will be."""
         while (generation := self.generation) is None or not generation.shows(least, task):
+            if self._ended:
+                raise NotReady("this process is about to end")
             await self._swapped.wait()
         return generation
+
+    def _tell(self) -> None:
+        self._swapped.set()
+        self._swapped = asyncio.Event()
 
     async def covering(self, clock: int) -> Generation:
         """Waits until a generation is served that covers this clock of the registry, and returns it."""

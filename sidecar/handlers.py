@@ -155,7 +155,7 @@ class Handler:
         format: Format = "json"
         try:
             format = _negotiate(request, self._route.formats)
-            if MIN_GENERATION in request.headers or AFTER_TASK in request.headers:
+            if request.headers.get(MIN_GENERATION) or request.headers.get(AFTER_TASK):
                 await self._catch_up(request)
             if self._tokens is not None:
                 generation = self._current.generation
@@ -190,6 +190,8 @@ class Handler:
 
     async def _catch_up(self, request: web.Request) -> None:
         """Waits until what the request names is served. Raises NotReady if that takes too long."""
+        if self._reads is None or request.method not in self._reads.methods:
+            return
         if self._tokens is not None:
             try:
                 self._tokens.caller(request)

@@ -51,8 +51,9 @@ class Metrics:
         )
         self.upstream = self._counter(
             "upstream_requests",
-            "Requests passed on to the upstream service, by outcome: answered (whatever its status), unreachable (not "
-            "sent), timeout (it was silent), broken (it broke off before it answered), cut (while it answered), loop.",
+            "Requests passed on to the upstream service, by outcome: answered (whatever its status), unreachable, busy "
+            "(too many were under way), refused, loop (not sent), timeout (it was silent), broken (it broke off before "
+            "it answered, or that was no HTTP), cut (while it answered), hung up, given up (the caller).",
             "outcome",
         )
         self.tier_reads = self._counter(

@@ -78,7 +78,7 @@ def wanted_state(min_generation: str | None, after_task: str | None) -> State:
     least, task = min_generation or "0", None
     if not (least.isascii() and least.isdigit() and len(least) <= MAX_GENERATION_DIGITS):
         raise Refusal(400, {"detail": f"X-Min-Generation: {least!r} is not the number of a generation."})
-    if after_task is not None:
+    if after_task:
         canonical = canonical_uuid(after_task)
         if canonical is None:
             raise Refusal(400, {"detail": f"X-After-Task: {after_task!r} is not the id of a pull."})

@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import UUID
 
 import sqlalchemy as sa
 import zstandard
@@ -15,7 +16,7 @@ from indexer.registry import MAX_IN, Transaction
 from indexer.registry.schema import catalog, catalog_query, content, customer, document, pull, result, state
 from indexer.source import CustomerDetails
 from sidecar.contract.records import Bitmap
-from sidecar.contract.words import ContentType, PullState, task_id
+from sidecar.contract.words import ContentType, PullState, requested_ms, task_id
 
 DEMAND: Final = "demand"
 REQUESTED: Final = "requested"
@@ -156,7 +157,10 @@ async def start(connection: AsyncConnection, hash_: str, reason: str, now_ms: in
 
 
 async def _begin(connection: AsyncConnection, hash_: str, reason: str, state_: str, now_ms: int) -> str:
-    task = str(task_id(bytes.fromhex(hash_), now_ms))
+    # Later than the last one that has ended, whatever this machine's clock says: readers tell by it what has.
+    last = await connection.scalar(sa.select(result.c.task).where(result.c.hash == hash_))
+    later_ms = now_ms if last is None else max(now_ms, requested_ms(UUID(last)) + 1)
+    task = str(task_id(bytes.fromhex(hash_), later_ms))
     values = {"task": task, "hash": hash_, "reason": reason, "state": state_, "requested_ms": now_ms}
     await connection.execute(sa.insert(pull).values(values))
     return task

@@ -1,9 +1,9 @@
 """The client for asyncio, over aiohttp: the methods of `blocking`, to be awaited. aiohttp's exceptions stop here.
 
 A session, and with it its connections, belongs to one event loop of one process: another loop, or a forked child, gets
-one of its own. As there, a question whose connection ended before the head of an answer came is asked once more, and
-what must not be made twice has a connection of its own. `last` is that of the task; one that gathers calls does not see
-what they rest on.
+one of its own. A token that is asked for is asked for on the loop, and so must not wait. As there, a question whose
+connection ended before the head of an answer came is asked once more, and what must not be made twice has a connection
+of its own. `last` is that of the task; one that gathers calls does not see what they rest on.
 """
 
 import asyncio
@@ -55,6 +55,10 @@ from sidecar.client.operations import PAGE_SIZE, Diff, Id, Ids, Json, Operations
 T = TypeVar("T")
 # The deadline is the call's own.
 _NO_TIMEOUT: Final = ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
+
+
+# Sessions of a parent process, which a child must neither use nor end.
+_INHERITED: Final[list[ClientSession]] = []
 
 
 class Broken(Exception):
@@ -303,6 +307,9 @@ class AsyncCatalogClient:
     def _kept(self) -> ClientSession:
         owner = (process(), asyncio.get_running_loop())
         if self._session is None or self._session.closed or self._owner != owner:
+            if self._session is not None and self._owner is not None and self._owner[0] != owner[0]:
+                # To end it would take its sockets out of what the parent listens to.
+                _INHERITED.append(self._session)
             self._session, self._owner = self._made(kept=True), owner
         return self._session
 

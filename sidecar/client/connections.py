@@ -90,7 +90,7 @@ class Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         """Connects, before the deadline; called by http.client as well."""
         if self._address.socket is None:
-            self._socket = socket.create_connection((self._address.host, self._address.port), self.left_s())
+            self._socket = self._reached(self._address.host, self._address.port)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         else:
             self._socket = self._connected(self._address.socket)
@@ -114,6 +114,27 @@ class Connection(http.client.HTTPConnection):
         self.close()
         if self._socket is not None:
             self._socket.close()
+
+    def _reached(self, host: str, port: int) -> socket.socket:
+        """A connection to the first address of a host that takes one, all of them within the one deadline."""
+        refused: OSError = OSError("the host has no address")
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM):
+            made = socket.socket(family, kind, protocol)
+            try:
+                made.settimeout(self.left_s())
+                made.connect(address)
+            except TimeoutError:
+                made.close()
+                raise
+            except OSError as error:
+                made.close()
+                refused = error
+            except BaseException:
+                made.close()
+                raise
+            else:
+                return made
+        raise refused
 
     def _connected(self, path: str) -> socket.socket:
         while True:

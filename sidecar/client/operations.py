@@ -76,9 +76,7 @@ class Operations:
     def page(self, catalog: Id, query: str) -> Steps[Page]:
         call = Call("GET", self._pages(catalog), query)
         body = yield from _ask(call)
-        following = body.get("next") if isinstance(body, dict) else None
-        # Its host is the service's name for itself, and may not be ours for it.
-        return Page(_member(call, body, "results", list), urlsplit(following).query if following else None)
+        return Page([_expected(call, row, dict) for row in _member(call, body, "results", list)], _next(call, body))
 
     @staticmethod
     def page_queries(keys: Sequence[str] | None, page_size: int = PAGE_SIZE) -> Iterator[str]:
@@ -113,8 +111,7 @@ class Operations:
             call = Call("GET", "/api/v1/enterprise-catalogs/", query)
             body = yield from _ask(call)
             found += [_member(call, row, "uuid", str) for row in _member(call, body, "results", list)]
-            following = body.get("next")
-            query = urlsplit(following).query if following else None
+            query = _next(call, body)
         return found
 
     def content_count(self, catalog: Id) -> Steps[int]:
@@ -212,6 +209,9 @@ def _queries(name: str, ids: Ids, **fixed: str) -> Iterator[str]:
     pieces: list[str] = []
     size = len(ending)
     for one in [ids] if isinstance(ids, str) else ids:
+        if not isinstance(one, str):
+            # Of bytes these would be numbers, and a number is in no catalog: a no that means nothing.
+            raise TypeError(f"{one!r} is no content key: a text is")
         piece = urlencode({name: one})
         if pieces and size + len(piece) + 1 > MAX_QUERY_BYTES:
             yield "&".join([*pieces, ending] if ending else pieces)
@@ -224,7 +224,10 @@ def _queries(name: str, ids: Ids, **fixed: str) -> Iterator[str]:
 def _key_of(document: Json) -> str:
     """What tells documents apart: a program by its uuid, and by their keys those that have one."""
     key = None if document.get("content_type") == "program" else document.get("key")
-    return str(key or document.get("uuid"))
+    name = key or document.get("uuid")
+    if not isinstance(name, str):
+        raise CannotTell(f"a document has neither key nor uuid: {document!r:.200}")
+    return name
 
 
 def _written(value: object) -> bytes:
@@ -235,6 +238,18 @@ def _plain(value: Any) -> str:
     if isinstance(value, UUID) or hasattr(value, "uuid"):
         return text_of(value)
     raise TypeError(f"{type(value).__name__} is nothing that JSON has")
+
+
+def _next(call: Call, page: Any) -> str | None:
+    """The query of the page after one; its host is the service's name for itself, and may not be ours for it."""
+    if not isinstance(page, dict) or "next" not in page:
+        raise CannotTell(f"{call}: the answer does not say whether there is another page")
+    if page["next"] is None:
+        return None
+    query = urlsplit(_member(call, page, "next", str)).query
+    if query in ("", call.query):
+        raise CannotTell(f"{call}: the next page would be the same again")
+    return query
 
 
 def _done(call: Call) -> Steps[Answer]:

@@ -50,14 +50,19 @@ def task_id(query_hash: bytes, requested_ms: int) -> uuid.UUID:
     return uuid.UUID(int=number | 0b10 << 62 | int.from_bytes(query_hash[:8]) >> 2)
 
 
-def is_pull_of(task: uuid.UUID, query_hash: bytes) -> bool:
-    """Whether a task id is that of a pull of this query."""
-    return task.version == 8 and task.int % 2**62 == int.from_bytes(query_hash[:8]) >> 2
+def pull_of(task: uuid.UUID) -> int:
+    """What of a task id tells of which query it is: the same for all of one query."""
+    return task.int % 2**62
+
+
+def requested_ms(task: uuid.UUID) -> int:
+    """When it was asked for."""
+    return task.int >> 80
 
 
 def has_ended(task: uuid.UUID, last: uuid.UUID) -> bool:
     """Whether a pull has ended, by the id of the last one of the same query that has."""
-    return task == last or (last.version == 8 and task.int >> 80 < last.int >> 80)
+    return task == last or (task.version == last.version == 8 and requested_ms(task) < requested_ms(last))
 
 
 def fold(key: str) -> str:

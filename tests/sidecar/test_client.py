@@ -3,6 +3,7 @@ misbehave, against one that says what a script tells it.
 """
 
 import asyncio
+import itertools
 import json
 import pickle
 import socket
@@ -627,9 +628,9 @@ async def test_a_server_that_drips_bytes_gains_no_time(tmp_path: Path, way: str)
 @pytest.mark.parametrize("way", WAYS)
 async def test_the_deadline_is_that_of_all_pages(tmp_path: Path, way: str) -> None:
     # There is no last page.
-    page = http(200, {"results": [], "next": "http://elsewhere/?page=2"})
+    pages = (http(200, {"results": [], "next": f"http://elsewhere/?page={number}"}) for number in itertools.count(2))
     async with (
-        scripted(tmp_path, lambda *_: page) as (_, port, socket),
+        scripted(tmp_path, lambda *_: next(pages)) as (_, port, socket),
         asking(way, port, socket, long_timeout_s=0.3) as ask,
     ):
         with pytest.raises(CannotTell, match="deadline"):
@@ -847,3 +848,34 @@ def test_both_clients_have_the_same_methods() -> None:
         return (name for name in vars(kind) if not name.startswith("_"))
 
     assert set(methods(CatalogClient)) == set(methods(AsyncCatalogClient))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "page",
+    [
+        {"results": [], "count": 1},
+        {"results": [], "next": 5},
+        {"results": [1], "next": None},
+        {"results": [{}], "next": None},
+        {"results": [], "next": "http://elsewhere/"},
+        {"results": [], "next": "http://elsewhere/?page_size=50"},
+    ],
+    ids=str,
+)
+async def test_a_page_of_another_form_is_no_answer(tmp_path: Path, way: str, page: object) -> None:
+    answer = http(200, page)
+    async with scripted(tmp_path, lambda *_: answer) as (_, port, socket), asking(way, port, socket) as ask:
+        with pytest.raises(CannotTell):
+            await ask("get_content_metadata", ACME, [ALL])
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("ids", [b"course-v1:a+b+c", [None], [5], [b"a"]], ids=str)
+async def test_what_is_no_content_key_is_not_asked_about(tmp_path: Path, way: str, ids: object) -> None:
+    answer = http(200, {"contains_content_items": False, "catalog_list": []})
+    async with scripted(tmp_path, lambda *_: answer) as (server, port, socket), asking(way, port, socket) as ask:
+        for question in ("contains_content_items", "enterprise_contains_content_items"):
+            with pytest.raises(TypeError, match="is no content key"):
+                await ask(question, ALL, ids)
+    assert server.heads == []

@@ -18,11 +18,14 @@ from sidecar.app import Sidecar
 from sidecar.handlers import RETRY_AFTER_S
 from sidecar.settings import Settings, SidecarSettings, UpstreamSettings
 from sidecar.store.memory import MemoryStore
+from sidecar.upstream import MAX_UNDER_WAY
 from tests.fakes import FakeClock
 
 Client = TestClient[web.Request, web.Application]
 Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MIB = 1024 * 1024
+# What a client of ours may be told.
+LARGE: dict[str, Any] = {"max_line_size": 65_536, "max_field_size": 65_536, "max_headers": 500}
 THEIRS = "/api/v1/academies/"
 
 
@@ -52,6 +55,13 @@ class Rig:
     async def ask(self, method: str, path: str, **more: Any) -> ClientResponse:
         return await self.client.request(method, URL(path, encoded=True), allow_redirects=False, **more)
 
+    async def until_under_way(self, count: int) -> None:
+        """Waits until so many requests are under way."""
+        assert self.sidecar.upstream is not None
+        async with asyncio.timeout(30):
+            while len(self.sidecar.upstream._under_way) != count:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.01)
+
     def counted(self, outcome: str) -> float:
         name, labels = "catalog_sidecar_upstream_requests_total", {"outcome": outcome}
         return self.sidecar.metrics.registry.get_sample_value(name, labels) or 0.0
@@ -65,7 +75,7 @@ async def before(url: str, *, silence_s: float = 20.0, origins: str = "") -> Asy
         upstream=UpstreamSettings(url=url, timeout_s=silence_s),
     )
     sidecar = Sidecar(settings, MemoryStore(), FakeClock())
-    async with TestClient(await _untouched(sidecar.app), auto_decompress=False) as client:
+    async with TestClient(await _untouched(sidecar.app), auto_decompress=False, **LARGE) as client:
         yield sidecar, client
 
 
@@ -74,6 +84,23 @@ async def _untouched(app: web.Application) -> TestServer:
     server = TestServer(app)
     await server.start_server(auto_decompress=False, access_log=None)
     return server
+
+
+@asynccontextmanager
+async def saying(said: bytes) -> AsyncIterator[str]:
+    """A service that says these bytes to the head of whatever it is asked; its url."""
+    writers = []
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(said)
+        await writer.drain()
+
+    async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for writer in writers:
+            writer.close()
 
 
 @pytest.fixture
@@ -106,7 +133,7 @@ async def test_without_an_upstream_what_is_not_ours_is_not_found() -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"])
 async def test_method_path_and_query_arrive_as_they_were_sent(rig: Rig, method: str) -> None:
-    path = "/api/v1/a%2Fb/%C3%9C/c;x=1/?q=%2B+a&&b=%zz"
+    path = "/api/v1/a%2Bb/%C3%9C/c;x=1/?q=%2B+a&&b=%zz"
     answer = await rig.ask(method, path)
     assert answer.status == 200
     got = rig.received[-1]
@@ -322,12 +349,150 @@ async def test_a_caller_that_stops_within_its_body_is_given_up(rig: Rig) -> None
     writer.close()
 
 
-async def test_a_path_that_looks_like_a_host_stays_a_path(rig: Rig) -> None:
+async def test_a_host_in_a_target_is_not_asked(rig: Rig) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", rig.client.port)
-    for target in ("//elsewhere.example.test/x", "http://elsewhere.example.test/y?z"):
-        writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        async with asyncio.timeout(10):
-            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
-            await reader.readexactly(len(b'{"theirs": true}'))
-    assert [got.raw_path for got in rig.received] == ["/base//elsewhere.example.test/x", "/base/y?z"]
+    writer.write(b"GET http://elsewhere.example.test/y?z HTTP/1.1\r\nHost: x\r\n\r\n")
+    async with asyncio.timeout(10):
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+    assert [got.raw_path for got in rig.received] == ["/base/y?z"]
     writer.close()
+
+
+ONE = "api/v1/enterprise-catalogs/cc5b5eb4-74d6-4cc6-8465-f9d4082c30a2/"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"//{ONE}",
+        f"/x//{ONE}",
+        f"/x/../{ONE}",
+        f"/./{ONE}",
+        f"/%2e%2e/{ONE}",
+        f"/api%2F{ONE[4:]}",
+        f"/{ONE}refresh_metadata/x",
+        f"/{ONE}get_content_metadataXYZ",
+        f"/{ONE}generate_diff.json",
+        "/x/..",
+        "/a\\b",
+        "//elsewhere.example.test/x",
+    ],
+)
+async def test_what_may_be_read_as_a_path_of_ours_is_nobodys(rig: Rig, path: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.client.port)
+    for method in ("GET", "DELETE"):
+        writer.write(f"{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        async with asyncio.timeout(10):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 404 ")
+            await reader.readuntil(b"}")
+    assert rig.received == []
+    writer.close()
+
+
+async def test_a_service_that_does_not_read_is_given_up(rig: Rig) -> None:
+    async def deaf(_: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    rig.answering = deaf
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(MIB)
+
+    async with asyncio.timeout(30):
+        try:
+            answer = await rig.ask("POST", THEIRS, data=endless())
+            assert answer.status == 504
+        except ConnectionError:
+            # The answer comes while the body is still on its way, and may be lost with it.
+            pass
+    assert rig.counted("timeout") == 1
+
+
+async def test_callers_that_have_gone_hold_nothing_up(rig: Rig) -> None:
+    """As many as may be under way at once, each to something that never answers."""
+    silent = asyncio.Event()
+
+    async def answering(request: web.Request) -> web.StreamResponse:
+        if "silent" in request.path:
+            await silent.wait()
+        return web.json_response({})
+
+    rig.answering = answering
+    assert rig.sidecar.upstream is not None
+    rig.sidecar.upstream._silence_s = 60.0
+    writers = []
+    for _ in range(MAX_UNDER_WAY):
+        _, writer = await asyncio.open_connection("127.0.0.1", rig.client.port)
+        writer.write(b"GET /silent HTTP/1.1\r\nHost: x\r\n\r\n")
+        writers.append(writer)
+    await rig.until_under_way(MAX_UNDER_WAY)
+    answer = await rig.ask("GET", THEIRS)
+    assert (answer.status, rig.counted("busy")) == (503, 1)
+    for writer in writers:
+        writer.transport.abort()
+    await rig.until_under_way(0)
+    assert (await rig.ask("GET", THEIRS)).status == 200
+    silent.set()
+
+
+async def test_who_waits_is_answered_when_the_process_ends(rig: Rig) -> None:
+    silent = asyncio.Event()
+
+    async def answering(_: web.Request) -> web.StreamResponse:
+        await silent.wait()
+        return web.json_response({})
+
+    rig.answering = answering
+    asking = asyncio.create_task(rig.ask("GET", THEIRS))
+    assert rig.sidecar.upstream is not None
+    await rig.until_under_way(1)
+    async with asyncio.timeout(10):
+        rig.sidecar.upstream.stop()
+        assert (await asking).status == 503
+        assert (await rig.ask("GET", THEIRS)).status == 503
+    silent.set()
+
+
+@pytest.mark.parametrize(
+    "said, status",
+    [
+        (b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 40_000 + b"\r\nContent-Length: 0\r\n\r\n", 200),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 400 + b"Content-Length: 0\r\n\r\n", 200),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", 502),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 502),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n", 502),
+        (b"garbage\r\n\r\n", 502),
+    ],
+)
+async def test_what_is_no_http_is_said_to_be_none(said: bytes, status: int) -> None:
+    async with saying(said) as url, before(url) as (_, client):
+        answer = await client.get(THEIRS)
+        assert (answer.status, "Retry-After" in answer.headers) == (status, False)
+
+
+async def test_no_header_is_added_that_an_answer_did_not_have() -> None:
+    said = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+    async with saying(said) as url, before(url) as (_, client):
+        answer = await client.get(THEIRS)
+        assert set(answer.headers) == {"Content-Length", "Via", "Date"}
+
+
+async def test_what_the_service_says_of_origins_stands_beside_ours(rig: Rig) -> None:
+    async def answering(_: web.Request) -> web.StreamResponse:
+        headers = {"Vary": "Accept, origin", "Access-Control-Expose-Headers": "X-Own"}
+        headers["Access-Control-Allow-Origin"] = "https://elsewhere.example.test"
+        return web.Response(headers=headers)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", rig.handle)
+    rig.answering = answering
+    portal = "https://portal.example.test"
+    async with TestServer(app) as server, before(str(server.make_url("/")), origins=portal) as (_, client):
+        headers = (await client.get(THEIRS, headers={"Origin": portal})).headers
+        assert headers.getall("Vary") == ["Accept, origin"]
+        assert headers.getall("Access-Control-Allow-Origin") == [portal]
+        assert headers["Access-Control-Expose-Headers"].split(", ")[0] == "X-Own"
+        asked = {"Origin": portal, "Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "x-own"}
+        assert (await client.options(THEIRS, headers=asked)).headers["Access-Control-Allow-Headers"] == "x-own"

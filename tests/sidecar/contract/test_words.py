@@ -16,9 +16,10 @@ from sidecar.contract.words import (
     canonical_uuid,
     fold,
     has_ended,
-    is_pull_of,
     iso_time,
+    pull_of,
     query_hash,
+    requested_ms,
     task_id,
 )
 
@@ -165,9 +166,9 @@ class TestATaskId:
     def test_is_a_uuid_of_version_8_that_tells_of_which_query_it_is(self, hash_: bytes, ms: int) -> None:
         task = task_id(hash_, ms)
         assert (task.version, task.variant) == (8, uuid.RFC_4122)
-        assert is_pull_of(task, hash_)
-        assert not is_pull_of(task, bytes([hash_[0] ^ 1]) + hash_[1:])
-        assert task.int >> 80 == ms
+        assert pull_of(task) == pull_of(task_id(hash_, 0))
+        assert pull_of(task) != pull_of(task_id(bytes([hash_[0] ^ 1]) + hash_[1:], ms))
+        assert requested_ms(task) == ms
 
     def test_has_ended_once_a_later_one_of_its_query_has(self) -> None:
         hash_ = bytes(range(16))
@@ -178,6 +179,5 @@ class TestATaskId:
 
     def test_of_another_kind_is_known_by_itself_alone(self) -> None:
         other, last = uuid.uuid4(), task_id(bytes(16), 2**47)
-        assert not is_pull_of(other, bytes(16))
         assert not has_ended(last, other)
         assert has_ended(other, other)
