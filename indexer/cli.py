@@ -8,10 +8,12 @@ import getpass
 import json
 import logging
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +27,9 @@ from indexer import dump as dumping
 from indexer.catalog_body import BadCatalog, read_catalog
 from indexer.catalog_file import NotCatalogs, read_bodies, read_offers
 from indexer.check import check as check_store
+from indexer.compare import CATALOGS_A_ROUND, Comparison
+from indexer.compare import compare as run_comparison
+from indexer.judge import Question, Verdict
 from indexer.metrics import Metrics
 from indexer.offer import Offer
 from indexer.origin import Origin
@@ -222,6 +227,59 @@ def import_(
     report = _with_registry(settings, run)
     click.echo(json.dumps(report.as_json(), indent=2) if as_json else report.as_text())
     sys.exit(0 if report.is_whole else 1)
+
+
+@main.command()
+@config_option
+@click.option("--with", "other", metavar="URL", help="The other service; else compare.url.")
+@click.option("--base", metavar="URL", help="The sidecar that answers for us; else compare.base.")
+@token_option
+@click.option("--catalogs", type=click.IntRange(1), default=CATALOGS_A_ROUND, show_default=True, help="Size of sample.")
+@click.option("--per-second", type=click.FloatRange(0, min_open=True), help="Questions a second; else the setting.")
+@click.option("--seed", type=click.IntRange(0), help="Ask the same questions again.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def compare(
+    config: Path | None,
+    other: str | None,
+    base: str | None,
+    token_file: Path | None,
+    catalogs: int,
+    per_second: float | None,
+    seed: int | None,
+    as_json: bool,
+) -> None:
+    """Ask another service and our sidecar the same questions, and tell every difference that is not meant.
+
+    Ends with 1 if there is one, or if nothing could be compared.
+    """
+    settings = _settings(config)
+    sides = settings.compare
+    sides = replace(sides, url=other or sides.url, base=base or sides.base, per_second=per_second or sides.per_second)
+    for name, url in (("--with", sides.url), ("--base", sides.base)):
+        if not HTTP_URL.passes(url):
+            raise Refused(f"{name}: a service must be {HTTP_URL.accepts}")
+    file = token_file or (Path(sides.token_file) if sides.token_file else None)
+    token = _token(file)
+    told = Comparison(secrets.randbelow(1 << 32) if seed is None else seed)
+
+    async def run(store: Store) -> None:
+        with click.progressbar(length=0, label="asking", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+
+            def planned(questions: int) -> None:
+                bar.length = questions
+
+            def heard(question: Question, verdict: Verdict) -> None:
+                told.note(question, verdict)
+                bar.update(1)
+
+            compared = replace(settings, compare=sides)
+            await run_comparison(
+                compared, store, SystemClock(), told, heard, token=token, catalogs=catalogs, planned=planned
+            )
+
+    _with_store(settings, run)
+    click.echo(json.dumps(told.as_json(), indent=2) if as_json else told.as_text())
+    sys.exit(0 if told.is_sound else 1)
 
 
 @main.group("catalogs")

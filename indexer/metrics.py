@@ -2,6 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from indexer.judge import Outcome
 from indexer.registry.generations import Generation
 
 
@@ -44,6 +45,14 @@ class Metrics:
         self.oldest_age_s = Gauge(
             "catalog_indexer_oldest_age_seconds", "Age of the oldest content that is served", registry=self.registry
         )
+        self.compared = Counter(
+            "catalog_indexer_compared",
+            "Questions that another service and our sidecar were both asked, by what came of it",
+            ["outcome"],
+            registry=self.registry,
+        )
+        for outcome in Outcome:
+            self.compared.labels(outcome.value)
 
     def published(self, generation: Generation) -> None:
         """Counts a generation."""

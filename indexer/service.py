@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from indexer.compare import Comparing
 from indexer.jobs import Jobs
 from indexer.leadership import Leadership
 from indexer.metrics import Metrics
@@ -101,6 +102,7 @@ class _Leader:
         async with self._parts.registry.plain() as connection:
             await pulls.abandon(connection, self._parts.clock.now_ms())
         self._jobs.start()
+        comparing = self._compare()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._publish())
@@ -109,7 +111,18 @@ class _Leader:
         except* CatalogError as failed:
             raise failed.exceptions[0] from None
         finally:
+            if comparing is not None:
+                comparing.cancel()
+                await asyncio.gather(comparing, return_exceptions=True)
             await self._jobs.stop()
+
+    def _compare(self) -> asyncio.Task[None] | None:
+        """Beside everything else and no part of it: whatever ends it, leading goes on."""
+        if not self._parts.settings.compare.url:
+            return None
+        task = asyncio.create_task(Comparing(self._parts, self._metrics).run())
+        task.add_done_callback(_note_end)
+        return task
 
     async def _publish(self) -> None:
         """Group commit without a timer: what is accepted while one commit runs is published by the next."""
@@ -164,3 +177,9 @@ class _Leader:
     def _lose(self, error: CatalogError) -> None:
         if not self._lost.done():
             self._lost.set_exception(error)
+
+
+def _note_end(task: asyncio.Task[None]) -> None:
+    """A task that was to run for ever has met a defect."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("answers are no longer compared", exc_info=error)

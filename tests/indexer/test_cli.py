@@ -279,6 +279,43 @@ class TestImport:
         assert (await asyncio.to_thread(cli, "catalogs", "list")).stdout == ""
 
 
+class TestCompare:
+    @pytest.fixture
+    async def filled(self, cli: Installation) -> Installation:
+        """With the recorded catalogs, published."""
+        cli.settings(source=f'path = "{GOLDEN}/corpus.json"')
+        await asyncio.to_thread(cli.add, *BODIES.values())
+        assert (await asyncio.to_thread(cli, "build")).exit_code == 0
+        return cli
+
+    async def test_of_equals_ends_with_0_and_says_what_was_asked(self, filled: Installation) -> None:
+        (filled.path / "other").mkdir()
+        async with neighbour(filled.path / "other") as (rig, proxy):
+            base = str(rig.client.make_url("")).rstrip("/")
+            words = ("compare", "--with", proxy.url, "--base", base, "--per-second", "10000", "--seed", "5")
+            result = await asyncio.to_thread(filled, *words, "--catalogs", "1", CATALOG_IMPORT_TOKEN="t0ken")
+            assert (result.exit_code, "unexplained" in result.stdout, "--seed 5" in result.stdout) == (0, True, True)
+            assert set(proxy.tokens) == {"JWT t0ken"}
+            assert "t0ken" not in result.output
+            proxy.change("/generate_diff/", lambda value: value.update(more=1))
+            result = await asyncio.to_thread(filled, *words, "--catalogs", "1", "--json")
+        told = json.loads(result.stdout)
+        assert (result.exit_code, told["seed"], len(told["unexplained"])) == (1, 5, 2)
+        assert told["unexplained"][0]["findings"] == [
+            {"at": "more", "theirs": "1", "ours": "nothing", "explained_by": None}
+        ]
+
+    def test_with_nobody_named_is_refused(self, cli: Installation) -> None:
+        assert cli.refused("compare").startswith("--with: a service must be http://HOST")
+        error = cli.refused("compare", "--with", "http://me:hunter2@127.0.0.1")
+        assert error.startswith("--with: a service must be ")
+        assert "hunter2" not in error
+
+    def test_before_anything_was_published_is_refused(self, cli: Installation) -> None:
+        cli.refused("build", "--query", "none")
+        assert "nothing was ever published" in cli.refused("compare", "--with", "http://127.0.0.1:1")
+
+
 class TestBuild:
     def test_pulls_publishes_and_says_so(self, cli: Installation) -> None:
         cli.add(catalog_body("a", COURSES), catalog_body("b", {"key": "A+1"}))

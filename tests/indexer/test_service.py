@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from structlog.testing import capture_logs
 
 from indexer.catalog_body import read_catalog
 from indexer.metrics import Metrics
@@ -22,7 +24,7 @@ from sidecar.contract.index import Index
 from sidecar.contract.objects import HEADER, ObjectType, Sealed
 from sidecar.contract.words import PullState
 from sidecar.errors import StoreError
-from sidecar.settings import IndexerSettings, Settings
+from sidecar.settings import CompareSettings, IndexerSettings, Settings
 from sidecar.store import Pointer
 from sidecar.store.memory import MemoryStore
 from tests.fakes import FakeClock, FakeSource, Json, SlowSource, catalog_body, course, customer, run, uuid_of
@@ -135,13 +137,15 @@ async def serving(
     clock: SystemClock | None = None,
     role: Role | None = None,
     lease_s: float = 5.0,
+    compare: CompareSettings | None = None,
 ) -> AsyncIterator[Running]:
     """A service that is ended in order afterwards; whatever it has published is whole."""
     clock, store, source = clock or SystemClock(), store or MemoryStore(), source or FakeSource()
     if registry is None:
         registry = Registry(f"sqlite+aiosqlite:///{path}/registry.db", clock)
         await registry.open()
-    parts = Parts(Settings(indexer=IndexerSettings(lease_s=lease_s)), clock, registry, store, source)
+    settings = Settings(indexer=IndexerSettings(lease_s=lease_s), compare=compare or CompareSettings())
+    parts = Parts(settings, clock, registry, store, source)
     it = Running(parts, store, source, role or Role())
     try:
         async with it.client:
@@ -370,3 +374,67 @@ async def test_many_writes_at_once_do_not_cost_the_lead(tmp_path: Path) -> None:
             assert {status for status, _, _ in answers} == {201}
             assert (leader.role.leading, leader.role.epoch, follower.role.leading) == (True, epoch, False)
             await leader.until(lambda i: len(i.catalogs) == 150)
+
+
+class TestComparing:
+    """What is asked of another service, beside everything that a leader does."""
+
+    @asynccontextmanager
+    async def other(self, status: int) -> AsyncIterator[str]:
+        """A service that answers everything with one status."""
+
+        async def answer(_: web.Request) -> web.Response:
+            return web.json_response({"detail": "no"}, status=status)
+
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", answer)
+        async with TestServer(app) as server:
+            yield str(server.make_url("")).rstrip("/")
+
+    def compared(self, it: Running) -> dict[str, float]:
+        metric = next(m for m in it.metrics.registry.collect() if m.name == "catalog_indexer_compared")
+        return {s.labels["outcome"]: s.value for s in metric.samples if s.name.endswith("_total")}
+
+    async def counted(self, it: Running, outcome: str) -> None:
+        await self.within(lambda: self.compared(it)[outcome] > 0)
+
+    async def within(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(LONG_S):
+            while True:
+                if condition():
+                    return
+                await asyncio.sleep(0.01)
+
+    async def test_goes_on_while_a_service_leads_and_ends_with_it(self, tmp_path: Path) -> None:
+        async with self.other(404) as theirs, self.other(400) as ours:
+            settings = CompareSettings(url=theirs, base=ours, per_second=1000.0, every_s=1)
+            async with serving(tmp_path, compare=settings) as it:
+                await it.add("a", COURSES)
+                await self.counted(it, "unexplained")
+                await it.until(served("a"))
+                await it.stop()
+                assert not [t for t in asyncio.all_tasks() if "Comparing.run" in repr(t)]
+
+    async def test_that_nobody_answers_disturbs_no_pull(self, tmp_path: Path) -> None:
+        async with self.other(401) as theirs:
+            settings = CompareSettings(url=theirs, base=theirs, per_second=1000.0, every_s=1)
+            async with serving(tmp_path, compare=settings) as it:
+                await self.counted(it, "not compared")
+                await it.add("a", COURSES)
+                await it.until(served("a"))
+                assert self.compared(it)["unexplained"] == 0
+
+    async def test_that_meets_a_defect_ends_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*_: object) -> None:
+            raise KeyError("a defect")
+
+        monkeypatch.setattr("indexer.compare.judge", broken)
+        async with self.other(401) as theirs:
+            settings = CompareSettings(url=theirs, base=theirs, per_second=1000.0, every_s=1)
+            with capture_logs() as logs:
+                async with serving(tmp_path, compare=settings) as it:
+                    ended = "answers are no longer compared"
+                    await self.within(lambda: any(line["event"] == ended for line in logs))
+                    await it.add("a", COURSES)
+                    await it.until(served("a"))
+                    assert it.role.leading
