@@ -300,6 +300,13 @@ def _document(at: str, theirs: dict[str, Any], ours: dict[str, Any]) -> Iterator
     yield from _values(at, theirs, {**ours, "course_runs": runs} if b else ours)
 
 
+def _record(question: Question, theirs: dict[str, Any], ours: dict[str, Any]) -> Iterator[Finding]:
+    """A catalog, of whose content nobody can tell when it changed before the first pull."""
+    for finding in _values("", theirs, ours):
+        waits = question.known.never_pulled and finding.at == "content_last_modified" and ours.get(finding.at) is None
+        yield _because(finding, 20) if waits else finding
+
+
 _READERS: Final[Mapping[Kind, Callable[[Question, dict[str, Any], dict[str, Any]], Iterator[Finding]]]] = {
     Kind.CATALOG_CONTAINS: _contains,
     Kind.CUSTOMER_CONTAINS: _contains,
@@ -307,9 +314,10 @@ _READERS: Final[Mapping[Kind, Callable[[Question, dict[str, Any], dict[str, Any]
     Kind.PAGE: _page,
     Kind.DIFF: _diff,
     Kind.DOCUMENT: _one_document,
+    Kind.CATALOG: _record,
 }
 # What depends on what a catalog contains.
-_OF_CONTENT: Final = frozenset(_READERS)
+_OF_CONTENT: Final = frozenset(_READERS) - {Kind.CATALOG}
 _ABSENT: Final = object()
 
 

@@ -45,7 +45,7 @@ MODES: Final = "the API does not tell them; they have no effect"
 LINKS_NAME: Final = "the customer's name in the LMS, which gives the utm_source of its links"
 LINKS_ALONE: Final = "the utm_source of its links, which stay as they are; its own name is not told"
 LMS_ALONE: Final = "the customer's name in the LMS; no link tells the catalog's own"
-NO_NAME: Final = "not known to the LMS, and no link tells it: the customer's uuid stands for it, also in links"
+NO_NAME: Final = "neither the LMS nor a link tells it: the customer's uuid stands for it, also in links"
 NO_AUDIT: Final = "no link tells whether audit urls are published"
 
 _SOURCE: Final = re.compile(r"[?&]utm_source=([^&#]+)")

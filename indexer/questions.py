@@ -83,7 +83,8 @@ def questions(cases: Sequence[Case]) -> Iterator[Question]:
             yield from _of_catalog(case, version)
             if case.customer is not None:
                 yield from _of_customer(case, case.customer, version)
-        yield Question(Kind.CATALOG, f"/api/v1/enterprise-catalogs/{case.uuid}/")
+        known = case.known("v1", [], (case.uuid,))
+        yield Question(Kind.CATALOG, f"/api/v1/enterprise-catalogs/{case.uuid}/", known=known)
         yield Question(Kind.QUERY, f"/api/v1/catalog-queries/get_query_by_hash/?hash={case.query}")
     yield Question(Kind.CATALOGS, "/api/v1/enterprise-catalogs/?page_size=1")
     yield from _of_nothing(cases[0].uuid if cases else NOBODY)

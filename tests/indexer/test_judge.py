@@ -206,6 +206,11 @@ class TestRecordsOfCatalogs:
         assert verdict(Kind.CATALOG, theirs, ours).numbers == {9}
         assert verdict(Kind.CATALOG, ours, theirs).outcome is Outcome.UNEXPLAINED
 
+    def test_cannot_tell_before_the_first_pull_when_content_changed(self) -> None:
+        theirs, ours = ({"content_last_modified": told} for told in ("2026-01-01T00:00:00Z", None))
+        assert verdict(Kind.CATALOG, theirs, ours, Known(never_pulled=True)).numbers == {20}
+        assert verdict(Kind.CATALOG, theirs, ours).outcome is Outcome.UNEXPLAINED
+
     def test_are_nothing_that_a_changed_filter_explains(self) -> None:
         theirs, ours = ({"title": title} for title in "ab")
         assert verdict(Kind.CATALOG, theirs, ours, Known(changed=True)).outcome is Outcome.UNEXPLAINED

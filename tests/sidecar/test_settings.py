@@ -124,6 +124,9 @@ class TestReading:
     def test_foreign_environment_is_ignored(self) -> None:
         assert load(None, {"PATH": "/bin", "CATALOGUE_URL": "x", "catalog_store_url": "x"}) == Settings()
 
+    def test_a_token_for_one_run_is_no_setting_and_no_mistake(self) -> None:
+        assert load(None, {"CATALOG_IMPORT_TOKEN": "hush"}) == Settings()
+
     def test_environment_reaches_every_setting(self) -> None:
         changed = {"str": "changed", "int": "77", "float": "7.5", "bool": "false"}
         special = {
