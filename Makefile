@@ -29,8 +29,9 @@ help:
 run: $(VENV)/installed
 	@exec $(BIN)/catalog-indexer demo
 
+# Two files at a time, each in one process: most of a test of processes is waiting.
 test: $(VENV)/installed
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
 # Each on a server of its own, in a temporary folder: a server that runs here already is left alone.
 test-databases: $(VENV)/installed

