@@ -392,7 +392,6 @@ class TestKeys:
             None,
             "x",
         ],
-        ids=str,
     )
     def test_of_another_kind_are_not_taken(self, entry: Any) -> None:
         with pytest.raises(KeysUnusable, match="no public RSA key"):
