@@ -12,7 +12,6 @@ What no answer tells is a guess, and the offer says so. A service that stops ans
 import asyncio
 import json
 import re
-import unicodedata
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -25,7 +24,7 @@ from indexer.source import Source, SourceError
 from indexer.source.pages import Listing, Turn, whole
 from indexer.source.upstream import Door, Refused, Request, Tally, Unwanted
 from sidecar.clock import Clock
-from sidecar.contract.words import canonical_uuid, query_hash
+from sidecar.contract.words import canonical_uuid, query_hash, slugify
 
 CATALOGS: Final = "/api/v1/enterprise-catalogs/"
 QUERIES: Final = "/api/v1/catalog-queries/"
@@ -314,13 +313,7 @@ def _offer(record: _Record, query: _Query | str, seen: _Seen, lms_name: str | No
 def _name(customer: str, utm_source: str | None, lms_name: str | None) -> tuple[str, str]:
     """The best guess of the name that a catalog has for its customer, of which links are all that anybody sees."""
     if utm_source is not None:
-        if lms_name is not None and slug(lms_name) == utm_source:
+        if lms_name is not None and slugify(lms_name) == utm_source:
             return lms_name, LINKS_NAME
         return utm_source, LINKS_ALONE
     return (customer, NO_NAME) if lms_name is None else (lms_name, LMS_ALONE)
-
-
-def slug(name: str) -> str:
-    """What a name becomes in links: Django's slugify."""
-    ascii_ = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", ascii_)).strip("-_")

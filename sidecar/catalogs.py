@@ -14,12 +14,12 @@ from sidecar.contract.index import Catalog
 from sidecar.contract.words import canonical_uuid, iso_time
 from sidecar.current import Generation
 from sidecar.errors import UnknownCatalog
-from sidecar.handlers import Reads, Route
-from sidecar.intake import absolute_url, raw_query
+from sidecar.handlers import ListQuestion, Reads, Route, list_question
+from sidecar.intake import raw_query
 from sidecar.lookup import Answer
 from sidecar.pages import asked_page
 from sidecar.parameters import Refusal, catalog_uuid, pairs
-from sidecar.roles import Access, Caller, Gate, Whose, caller_of
+from sidecar.roles import Access, Gate, Whose
 from sidecar.schemas import (
     DETAIL,
     OF_FIELDS,
@@ -44,23 +44,11 @@ from sidecar.schemas import UUID as UUID_TEXT
 MAX_PAGE_SIZE: Final = 1_000
 
 
-class ListQuestion(NamedTuple):
-    """Which part of the list, of what this caller may see; `url` is the request's own, for the links to other parts."""
-
-    parameters: dict[str, str]
-    url: str
-    caller: Caller
-
-
 class CatalogQuestion(NamedTuple):
     """Which catalog, and whose it must be."""
 
     uuid: str
     parameters: dict[str, str]
-
-
-async def _list_question(request: web.Request, _: bool) -> ListQuestion:
-    return ListQuestion(dict(pairs(raw_query(request))), absolute_url(request), caller_of(request))
 
 
 def _ask_list(generation: Generation, question: ListQuestion) -> Answer[Any]:
@@ -197,7 +185,7 @@ CATALOGS: Final = (
         formats=("json", "api"),
         name="Enterprise Catalog Crud List",
         description="Viewset for CRUD operations on Enterprise Catalogs",
-        reads=Reads(("GET", "HEAD"), _list_question, _ask_list),
+        reads=Reads(("GET", "HEAD"), list_question, _ask_list),
         writes=("POST",),
         suffixed=True,
         fields={**FIELDS, "uuid": _field("string", "Uuid")},

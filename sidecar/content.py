@@ -18,12 +18,12 @@ from pyroaring import BitMap
 from sidecar.contract.index import Catalog, Content, Dictionary, Index, Query
 from sidecar.contract.words import ContentType, canonical_uuid, iso_time
 from sidecar.current import Generation
-from sidecar.documents import Links, values_of, written
+from sidecar.documents import Links, changed_at_ms, values_of, written
 from sidecar.errors import NotPulledYet, UnknownCatalog
 from sidecar.handlers import Reads, Route, Written
 from sidecar.intake import absolute_url, raw_query
 from sidecar.lookup import Answer, can_never_be_pulled
-from sidecar.pages import asked_page, asked_size, is_first
+from sidecar.pages import asked_page
 from sidecar.parameters import Refusal, catalog_uuid, customer_uuid, fields, pairs
 from sidecar.roles import Access, Gate, Whose
 from sidecar.schemas import (
@@ -49,7 +49,7 @@ from sidecar.schemas import (
     short_page,
 )
 from sidecar.shelves import NOTHING, Document, Shelves
-from sidecar.walks import Frame, Walks
+from sidecar.walks import Walks
 
 MAX_PAGE_SIZE: Final = 100
 # Today's service has no limit here; this is what one answer may cost the others.
@@ -66,16 +66,6 @@ TOO_MANY_KEYS_OF_DIFF: Final = (
 NOT_THEIRS: Final = "No matching content in any catalog for this customer"
 NOWHERE: Final = "No ContentMetadata matches the given query."
 EMPTY: Final = Content(BitMap(), BitMap(), BitMap())
-
-
-class DiffRoute(Route):
-    """A route that names GET and POST, and no other method, as allowed."""
-
-    __slots__ = ()
-
-    @property
-    def allow(self) -> str:
-        return "GET, POST"
 
 
 class PageQuestion(NamedTuple):
@@ -133,19 +123,19 @@ class Contents:
         if question.values > MAX_KEYS:
             raise Refusal(400, TOO_MANY_KEYS)
         query, content = content_of(catalog, question.restricted)
-        parameters, size = question.parameters, asked_size(question.parameters, max_size=MAX_PAGE_SIZE)
+        parameters = question.parameters
         if question.keys is None:
             chosen = content.listed
-            serving = None if query is None else query.hash
-            first = is_first(parameters)
-            frame = self._walks.frame((catalog.uuid, serving, question.restricted), chosen, size, first=first)
+            walk = (catalog.uuid, None if query is None else query.hash, question.restricted)
+            page, ordinals = self._walks.asked(walk, chosen, parameters, max_size=MAX_PAGE_SIZE)
         else:
             keys = (ordinal for key in question.keys for ordinal in index.dictionary.find(key))
             chosen = matching(index.dictionary, content, keys)
-            frame = Frame(chosen, chosen, size)
-        page = asked_page(len(chosen), parameters, max_size=MAX_PAGE_SIZE, pages=frame.pages)
+            page = asked_page(len(chosen), parameters, max_size=MAX_PAGE_SIZE)
+            ordinals = list(chosen[page.start : page.start + page.size])
         whole = bool(parameters.get("traverse_pagination"))
-        ordinals = list(chosen) if whole else frame.page(page.number)
+        if whole:
+            ordinals = list(chosen)
         overrides = overrides_of(query, question.restricted)
         values = values_of(catalog.record, index.customers.get(catalog.customer), self._links)
         documents = [
@@ -169,7 +159,7 @@ class Contents:
         found = {key: ordinal for key, ordinal in asked.items() if ordinal is not None and ordinal in content.members}
         entries = await self._shelves.entries(index, found.values())
         # As in the documents themselves: callers compare the two.
-        changed_ms = values_of(catalog.record, index.customers.get(catalog.customer), self._links).modified_ms
+        changed_ms = changed_at_ms(catalog.record, index.customers.get(catalog.customer))
         body = {
             "items_not_found": [{"content_key": key} for key in asked if key not in found],
             "items_not_included": [{"content_key": keys[o]} for o in content.members - BitMap(found.values())],
@@ -453,7 +443,7 @@ def content_routes(shelves: Shelves, links: Links, walks: Walks) -> tuple[Route,
             gate=Gate(Access.LEARNER, Whose.CATALOG),
             operations={"GET": _PAGE},
         ),
-        DiffRoute(
+        Route(
             path="/enterprise-catalogs/{uuid}/generate_diff/",
             formats=("json", "api"),
             name="Catalog Diff",

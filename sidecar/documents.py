@@ -4,8 +4,6 @@ No JSON is read here: a document is a list of pieces that are joined in order. W
 worked out once (`values_of`), and each place takes a few concatenations.
 """
 
-import re
-import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple, Self
@@ -24,7 +22,7 @@ from sidecar.contract.records import (
     Place,
     RunEnrollment,
 )
-from sidecar.contract.words import iso_time
+from sidecar.contract.words import iso_time, slugify
 from sidecar.settings import LinksSettings
 
 EXECUTIVE_EDUCATION: Final = "executive-education-2u"
@@ -71,6 +69,11 @@ class Values:
     executive: Ends | None
 
 
+def changed_at_ms(catalog: CatalogRecord, customer: CustomerRecord | None) -> int:
+    """When what a catalog puts into documents last changed: with it, all of its documents have."""
+    return max(catalog.modified_ms, 0 if customer is None else customer.modified_ms)
+
+
 def values_of(catalog: CatalogRecord, customer: CustomerRecord | None, links: Links) -> Values:
     """What a catalog puts into documents; a customer that the LMS does not know has no links to enrol by."""
     utm = f"utm_medium=enterprise&utm_source={slugify(catalog.customer_name)}"
@@ -80,7 +83,7 @@ def values_of(catalog: CatalogRecord, customer: CustomerRecord | None, links: Li
     elif customer is not None:
         course, executive = _no_portal(catalog, customer, links, utm)
     return Values(
-        modified_ms=max(catalog.modified_ms, 0 if customer is None else customer.modified_ms),
+        modified_ms=changed_at_ms(catalog, customer),
         utm_source=slugify(catalog.customer_name).encode(),
         activity=_text(f"{links.lms}/xapi/activities/") if links.lms else None,
         portal=customer is not None and customer.portal,
@@ -197,9 +200,3 @@ def _ends(head: str, tail: str) -> Ends:
 def _text(text: str) -> bytes:
     """Text as it stands within a JSON string."""
     return orjson.dumps(text)[1:-1]
-
-
-def slugify(name: str) -> str:
-    """Django's slugify: ASCII letters, digits and underscores, in lower case, with single dashes between."""
-    ascii_ = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", ascii_.lower())).strip("-_")

@@ -32,7 +32,7 @@ from sidecar.current import Current, Generation
 from sidecar.errors import CatalogError, NotReady, UnknownCatalog
 from sidecar.forward import Forwarder
 from sidecar.health import age_s
-from sidecar.intake import BODY_S, raw_query, receive
+from sidecar.intake import BODY_S, absolute_url, raw_query, receive
 from sidecar.lookup import Answer
 from sidecar.parameters import (
     FORM_TYPE,
@@ -46,7 +46,7 @@ from sidecar.parameters import (
     pairs,
     wanted_state,
 )
-from sidecar.roles import CLOSED, Gate, Whose, refused, remember
+from sidecar.roles import CLOSED, Caller, Gate, Whose, caller_of, refused, remember
 from sidecar.schemas import Operation
 from sidecar.xml import to_xml
 
@@ -83,6 +83,19 @@ class Reads(NamedTuple, Generic[Q]):
     fetch: Callable[[Generation, Q], Awaitable[Answer[Any]]] | None = None
 
 
+class ListQuestion(NamedTuple):
+    """Which part of a list, of what this caller may see; `url` is the request's own, for the links to other parts."""
+
+    parameters: dict[str, str]
+    url: str
+    caller: Caller
+
+
+async def list_question(request: web.Request, _: bool) -> ListQuestion:
+    """The question of a route that lists what its caller may see."""
+    return ListQuestion(dict(pairs(raw_query(request))), absolute_url(request), caller_of(request))
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """A path, the formats that today's service has for it, what is answered here, the methods that are forwarded, and
@@ -109,7 +122,7 @@ class Route:
 
     @property
     def allow(self) -> str:
-        own = {*(() if self.reads is None else self.reads.methods), *self.writes, "OPTIONS"}
+        own = {*(() if self.reads is None else self.reads.methods), *self.writes, *(("OPTIONS",) if self.tells else ())}
         return ", ".join(method for method in METHODS if method in own)
 
     @property

@@ -27,14 +27,14 @@ from sidecar.auth import Tokens
 from sidecar.clock import Clock
 from sidecar.content import content_of, named, overrides_of
 from sidecar.contract.index import Catalog, Content, Index
-from sidecar.contract.words import ContentType, canonical_uuid, iso_time
+from sidecar.contract.words import ContentType, canonical_uuid, iso_time, slugify
 from sidecar.current import Current, Generation
-from sidecar.documents import Links, Values, slugify, written
+from sidecar.documents import Links, Values, written
 from sidecar.errors import NotPulledYet
-from sidecar.handlers import Handler, Reads, Route
+from sidecar.handlers import Handler, ListQuestion, Reads, Route, list_question
 from sidecar.intake import absolute_url, raw_query
 from sidecar.lookup import Answer
-from sidecar.pages import asked_page, asked_size, is_first
+from sidecar.pages import asked_page
 from sidecar.parameters import NO_IDS, Refusal, catalog_uuid, ids, pairs
 from sidecar.roles import Access, Caller, Gate, caller_of
 from sidecar.schemas import (
@@ -79,14 +79,6 @@ OPEN: Final = frozenset({"Current", "Starting Soon", "Upcoming"})
 Json = dict[str, Any]
 # The links of the old API are other ones than those that are kept in documents.
 NO_LINKS: Final = Values(0, b"", None, portal=False, course=None, run=None, executive=None)
-
-
-class ListQuestion(NamedTuple):
-    """Which page of the caller's catalogs; `url` is the request's own, for links."""
-
-    parameters: dict[str, str]
-    url: str
-    caller: Caller
 
 
 class DetailQuestion(NamedTuple):
@@ -165,11 +157,8 @@ class OldApi:
         index = generation.index
         catalog, served = _theirs(index, question)
         members = served.content.members
-        size = asked_size(question.parameters, max_size=MAX_PAGE_SIZE)
-        first = is_first(question.parameters)
-        frame = self._walks.frame((catalog.uuid, served.query_hash, PREFIX), members, size, first=first)
-        page = asked_page(len(members), question.parameters, max_size=MAX_PAGE_SIZE, pages=frame.pages)
-        ordinals = frame.page(page.number)
+        walk = (catalog.uuid, served.query_hash, PREFIX)
+        page, ordinals = self._walks.asked(walk, members, question.parameters, max_size=MAX_PAGE_SIZE)
         values = replace(NO_LINKS, utm_source=slugify(catalog.record.customer_name).encode())
         documents = await self._documents(index, ordinals, served.overrides, values)
         links = EnrollLinks.of(index, catalog, self._links)
@@ -186,13 +175,7 @@ class OldApi:
 
     async def course(self, generation: Generation, question: ItemQuestion) -> Answer[Any]:
         """A course that a catalog contains."""
-        index = generation.index
-        catalog, served = _theirs(index, question)
-        ordinal = _contained(index, served, question.identifier, ContentType.COURSE)
-        document = (await self._known(index, [ordinal], served.overrides)).get(ordinal)
-        if document is None:
-            raise Refusal(404, {"detail": NOWHERE})
-        links = EnrollLinks.of(index, catalog, self._links)
+        _, served, links, document = await self._item(generation.index, question, ContentType.COURSE)
         return Answer(_course(document, links), served.pulled_at_ms)
 
     async def run(self, generation: Generation, question: ItemQuestion) -> Answer[Any]:
@@ -219,12 +202,7 @@ class OldApi:
     async def program(self, generation: Generation, question: ItemQuestion) -> Answer[Any]:
         """A program that a catalog contains, with its courses, whether the catalog contains them or not."""
         index = generation.index
-        catalog, served = _theirs(index, question)
-        ordinal = _contained(index, served, question.identifier, ContentType.PROGRAM)
-        document = (await self._known(index, [ordinal], served.overrides)).get(ordinal)
-        if document is None:
-            raise Refusal(404, {"detail": NOWHERE})
-        links = EnrollLinks.of(index, catalog, self._links)
+        ordinal, served, links, document = await self._item(index, question, ContentType.PROGRAM)
         courses = [course for course in document.get("courses") or () if isinstance(course, dict)]
         ordinals = {course.get("key"): index.dictionary.ordinals.get(str(course.get("key"))) for course in courses}
         known = await self._known(index, [o for o in ordinals.values() if o is not None], served.overrides)
@@ -235,6 +213,17 @@ class OldApi:
             "enrollment_url": links.program(index.dictionary.keys[ordinal]),
         }
         return Answer(body, served.pulled_at_ms)
+
+    async def _item(
+        self, index: Index, question: ItemQuestion, kind: ContentType
+    ) -> tuple[int, Served, EnrollLinks, Json]:
+        """A course or program that a catalog contains: its ordinal, what the catalog serves, links, the document."""
+        catalog, served = _theirs(index, question)
+        ordinal = _contained(index, served, question.identifier, kind)
+        document = (await self._known(index, [ordinal], served.overrides)).get(ordinal)
+        if document is None:
+            raise Refusal(404, {"detail": NOWHERE})
+        return ordinal, served, EnrollLinks.of(index, catalog, self._links), document
 
     async def _known(self, index: Index, ordinals: Iterable[int], overrides: Mapping[int, bytes]) -> dict[int, Json]:
         """The documents of those that have one; a run may be contained for its course, and a course for its run."""
@@ -432,10 +421,6 @@ def _ids(request: web.Request) -> list[str]:
     return keys
 
 
-async def _list_question(request: web.Request, _: bool) -> ListQuestion:
-    return ListQuestion(dict(pairs(raw_query(request))), absolute_url(request), caller_of(request))
-
-
 async def _detail_question(request: web.Request, _: bool) -> DetailQuestion:
     uuid = catalog_uuid(request.match_info["uuid"])
     return DetailQuestion(uuid, dict(pairs(raw_query(request))), absolute_url(request), caller_of(request))
@@ -505,7 +490,7 @@ def old_routes(shelves: Shelves, links: Links, walks: Walks, clock: Clock) -> tu
     catalogs, one = "/enterprise_catalogs/", "/enterprise_catalogs/{uuid}/"
     contains = f"{one}contains_content_items/"
     reads: tuple[tuple[str, str, Reads[Any], Operation], ...] = (
-        (catalogs, "Enterprise Customer Catalog List", Reads(get, _list_question, _ask_list), _LIST),
+        (catalogs, "Enterprise Customer Catalog List", Reads(get, list_question, _ask_list), _LIST),
         (one, "Enterprise Customer Catalog Instance", Reads(get, _detail_question, fetch=old.detail), _DETAIL),
         (contains, "Contains Content Items", Reads(get, _catalog_question, _ask_catalog), _OF_CATALOG),
         (f"{one}courses/{{key}}/", "Course Detail", Reads(get, _item_question, fetch=old.course), _COURSE),

@@ -19,8 +19,8 @@ from aiohttp import web
 from sidecar.contract.index import Query
 from sidecar.contract.words import canonical_uuid, query_hash
 from sidecar.current import Generation
-from sidecar.handlers import Reads, Route
-from sidecar.intake import absolute_url, raw_query, receive
+from sidecar.handlers import ListQuestion, Reads, Route, list_question
+from sidecar.intake import raw_query, receive
 from sidecar.lookup import Answer
 from sidecar.pages import asked_page
 from sidecar.parameters import FORM_TYPE, Refusal, fields, pairs
@@ -55,14 +55,6 @@ NO_HASH: Final = "You must provide at least one of the following query parameter
 _MAX_DIGITS: Final = 18
 
 
-class ListQuestion(NamedTuple):
-    """Which part of the list, of what this caller may see; `url` is the request's own, for the links to other parts."""
-
-    parameters: dict[str, str]
-    url: str
-    caller: Caller
-
-
 class QueryQuestion(NamedTuple):
     """Which query, by its id or hash, if this caller may see it."""
 
@@ -81,10 +73,6 @@ class HashQuestion(NamedTuple):
 
     given: bytes | Form
     caller: Caller
-
-
-async def _list_question(request: web.Request, _: bool) -> ListQuestion:
-    return ListQuestion(dict(pairs(raw_query(request))), absolute_url(request), caller_of(request))
 
 
 def _ask_list(generation: Generation, question: ListQuestion) -> Answer[Any]:
@@ -259,7 +247,7 @@ QUERIES: Final = (
         name="Catalog Query List",
         description="Viewset for queries of catalogs.",
         gate=Gate(Access.ALL_QUERIES),
-        reads=Reads(("GET", "HEAD"), _list_question, _ask_list),
+        reads=Reads(("GET", "HEAD"), list_question, _ask_list),
         suffixed=True,
         operations={
             "GET": Operation(

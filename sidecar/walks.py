@@ -17,12 +17,13 @@ remembered, and never its content.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Final, NamedTuple
 
 from pyroaring import BitMap
 
 from sidecar.clock import Clock
+from sidecar.pages import Page, asked_page, asked_size, is_first
 
 # Longer than whoever walks does something with a page.
 IDLE_S: Final = 120.0
@@ -90,6 +91,15 @@ class Walks:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._frames: OrderedDict[tuple[Hashable, int], _Use] = OrderedDict()
+
+    def asked(
+        self, of: Hashable, listed: BitMap, parameters: Mapping[str, str], *, max_size: int
+    ) -> tuple[Page, list[int]]:
+        """The page of a list that the parameters ask for, and the ordinals on it; `of` names the list."""
+        size = asked_size(parameters, max_size=max_size)
+        frame = self.frame(of, listed, size, first=is_first(parameters))
+        page = asked_page(len(listed), parameters, max_size=max_size, pages=frame.pages)
+        return page, frame.page(page.number)
 
     def frame(self, of: Hashable, listed: BitMap, size: int, *, first: bool) -> Frame:
         """The pages of a list: `of` names it, `listed` is what it has now; `first`: it is the first that is wanted."""

@@ -73,6 +73,14 @@ def fold(key: str) -> str:
     return "".join(c for c in decomposed if not unicodedata.combining(c)).casefold()
 
 
+def slugify(name: str) -> str:
+    """A name as it stands in links, by Django's slugify: ASCII letters, digits and underscores, in lower case, with
+    single dashes between.
+    """
+    ascii_ = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", ascii_.lower())).strip("-_")
+
+
 def canonical_uuid(text: str) -> str | None:
     """The dashed lower-case form of a uuid that was written with or without dashes, in any case; None if it is none."""
     if _UUID.fullmatch(text) is None:

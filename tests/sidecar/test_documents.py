@@ -17,8 +17,8 @@ from sidecar.contract.records import (
     Modified,
     RunEnrollment,
 )
-from sidecar.contract.words import ContentType
-from sidecar.documents import Links, Values, slugify, values_of, written
+from sidecar.contract.words import ContentType, slugify
+from sidecar.documents import Links, Values, values_of, written
 from sidecar.settings import LinksSettings
 
 CATALOG_UUID, CUSTOMER_UUID = UUID(int=1), UUID(int=2)
@@ -211,6 +211,9 @@ def test_the_source_is_the_name_in_the_catalog_and_the_path_the_slug_in_the_lms(
         ("a–b—c", "abc"),
         ("a/b?c=d&e", "abcde"),
         ("A--B- -C", "a-b-c"),
+        ("  a  b--c_ ", "a-b-c"),
+        ("ÀÉ_1", "ae_1"),
+        ("-x-", "x"),
     ],
 )
 def test_slugs_are_djangos(name: str, slug: str) -> None:
