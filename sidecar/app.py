@@ -22,12 +22,14 @@ from sidecar.follow import Follower
 from sidecar.forward import Forwarder
 from sidecar.handlers import api_routes
 from sidecar.health import Health, StoreStatus, report
-from sidecar.intake import MAX_BODY_BYTES, runner_of
+from sidecar.intake import MAX_BODY_BYTES
 from sidecar.keys import Keyring, open_keyring
+from sidecar.lane import Lane
 from sidecar.memory import Memory
 from sidecar.metrics import Metrics
 from sidecar.old_api import old_definitions, old_routes
 from sidecar.openapi import document
+from sidecar.protocol import runner_with
 from sidecar.queries import QUERIES
 from sidecar.settings import Settings, origins
 from sidecar.shelves import Shelves
@@ -78,7 +80,9 @@ class Sidecar:
         if self.upstream is not None:
             # Whatever no route before it takes.
             self.app.router.add_route("*", "/{path:.*}", self.upstream.pass_on)
-        cors.install(self.app, origins(settings.sidecar.cors_origins))
+        listed = origins(settings.sidecar.cors_origins)
+        cors.install(self.app, listed)
+        self.lane = Lane(self.current, clock, self.metrics, tokens=tokens, varies=bool(listed))
         self.app.on_shutdown.append(self._stop_waiting)
         self.app.cleanup_ctx.append(self._background)
 
@@ -123,7 +127,7 @@ class Sidecar:
 async def serve(settings: Settings, store: Store, clock: Clock, stop: asyncio.Event) -> None:
     """Serves until `stop` is set. Raises CannotListen."""
     sidecar = Sidecar(settings, store, clock)
-    runner = runner_of(sidecar.app)
+    runner = runner_with(sidecar.lane, sidecar.app)
     where = settings.sidecar
     async with listening(runner, where.host, where.port, where.socket, section="sidecar") as bound:
         _log.info("listening", host=bound.host, port=bound.port, socket=bound.socket)

@@ -75,9 +75,7 @@ class Tokens:
         token = _token(request)
         if token is None:
             raise Refusal(401, {"detail": NO_CREDENTIALS})
-        if self._verified_by is not self._keyring.keys:
-            self._forget()
-        known = self._verified.get(token)
+        known = self._held(token)
         now_s = self._clock.now_ms() / 1000
         if known is not None and now_s < known[1]:
             self._verified.move_to_end(token)
@@ -87,6 +85,21 @@ class Tokens:
         caller = Caller.claimed(claims)
         self._keep(token, caller, until_s)
         return caller
+
+    @property
+    def keys(self) -> object:
+        """The keys in force; what was found out with others is to be found out again."""
+        return self._keyring.keys
+
+    def known(self, authorization: str) -> tuple[Caller, float] | None:
+        """Whose the token in an Authorization header is, and the second it ends; None if it was not verified yet."""
+        token = _token_in(authorization.split())
+        return None if token is None else self._held(token)
+
+    def _held(self, token: str) -> tuple[Caller, float] | None:
+        if self._verified_by is not self._keyring.keys:
+            self._forget()
+        return self._verified.get(token)
 
     def _claims(self, token: str) -> Mapping[str, Any]:
         """What a token that is rightly signed says."""
@@ -155,12 +168,17 @@ def _token(request: web.Request) -> str | None:
     """The text of the request's token; None if it brings none. A header goes before cookies, as in today's service."""
     header = request.headers.get("Authorization", "").split()
     if header:
-        return header[1] if len(header) == 2 and header[0].upper() == "JWT" else None
+        return _token_in(header)
     if request.headers.get("USE-JWT-COOKIE", "").lower() == "true":
         cookies = request.cookies
         if HEADER_AND_PAYLOAD in cookies and SIGNATURE in cookies:
             return f"{cookies[HEADER_AND_PAYLOAD]}.{cookies[SIGNATURE]}"
     return None
+
+
+def _token_in(authorization: Sequence[str]) -> str | None:
+    """The token in the words of an Authorization header."""
+    return authorization[1] if len(authorization) == 2 and authorization[0].upper() == "JWT" else None
 
 
 def _bytes(token: str, caller: Caller) -> int:

@@ -71,7 +71,7 @@ async def _customer_question(request: web.Request, restricted: bool) -> Contains
     return ContainsQuestion(customer_uuid(request.match_info["uuid"]), keys, wants_catalogs, restricted)
 
 
-def _ask_customer(generation: Generation, question: ContainsQuestion) -> Answer[Any]:
+def ask_customer(generation: Generation, question: ContainsQuestion) -> Answer[Any]:
     index, keys = generation.index, question.keys or []
     if not question.wants_catalogs:
         found = customer_contains(index, question.uuid, keys, question.restricted)
@@ -98,7 +98,7 @@ def _ask_filter(generation: Generation, question: FilterQuestion) -> Answer[Any]
     return Answer({"filtered_content_keys": kept.value}, kept.oldest_ms)
 
 
-_FILTER: Final = Body(
+_FILTER_BODY: Final = Body(
     "The keys to look for, and, if not all of the customer's, the catalogs to look in.",
     opened("FilterContentItems", {"content_keys": KEYS, "catalog_uuids": listed(UUID)}),
     opened(
@@ -108,79 +108,78 @@ _FILTER: Final = Body(
     ),
     required=False,
 )
-CONTAINMENT: Final = (
-    Route(
-        path="/enterprise-catalogs/{uuid}/contains_content_items/",
-        formats=("json", "xml"),
-        name="Contains content items",
-        description="Returns whether or not the EnterpriseCatalog contains the specified content.\n\n"
-        "Multiple course_run_ids and/or program_uuids query parameters can be sent to this view to check for their\n"
-        "existence in the specified enterprise catalog.",
-        reads=Reads(("GET", "HEAD"), _catalog_question, _ask_catalog),
-        suffixed=True,
-        gate=Gate(Access.LEARNER, Whose.CATALOG),
-        operations={
-            "GET": Operation("Whether a catalog contains any of the given content.", {200: CONTAINS, 400: REASONS}, IDS)
-        },
-    ),
-    Route(
-        path="/enterprise-customer/{uuid}/contains_content_items/",
-        formats=("json", "api"),
-        name="Contains content items",
-        description="Returns whether or not the specified content is available for the given enterprise.\n"
-        "---\nparameters:\n"
-        "    - name: course_run_ids\n"
-        "      description: Ids of the course runs to check availability of\n"
-        "      paramType: query\n"
-        "    - name: program_uuids\n"
-        "      description: Uuids of the programs to check availability of\n"
-        "      paramType: query\n"
-        "    - name: get_catalog_list\n"
-        "      description: [Old parameter] Return a list of catalogs in which the course / program is present\n"
-        "      paramType: query\n"
-        "    - name: get_catalogs_containing_specified_content_ids\n"
-        "      description: Return a list of catalogs in which the course / program is present\n"
-        "      paramType: query",
-        reads=Reads(("GET", "HEAD"), _customer_question, _ask_customer),
-        suffixed=True,
-        gate=Gate(Access.LEARNER, Whose.CUSTOMER),
-        operations={
-            "GET": Operation(
-                "Whether any catalog of a customer contains any of the given content, and which do.",
-                {
-                    200: closed(
-                        "CustomerContains",
-                        {"contains_content_items": BOOLEAN, "catalog_list": listed(UUID)},
-                        optional=("catalog_list",),
-                    ),
-                    400: one_of(REASONS, REASON),
-                },
-                (
-                    *IDS,
-                    Parameter(
-                        "get_catalogs_containing_specified_content_ids",
-                        "Any value but an empty one, `False` too, has the answer name the catalogs.",
-                        TEXT,
-                    ),
-                    Parameter("get_catalog_list", "The old name of the same.", TEXT),
-                ),
-            )
-        },
-    ),
-    Route(
-        path="/enterprise-customer/{uuid}/filter_content_items/",
-        formats=("json", "api"),
-        name="Filter content items",
-        description="Returns those of the specified content keys that are in the enterprise's catalogs.",
-        reads=Reads(("POST",), _filter_question, _ask_filter),
-        suffixed=True,
-        gate=Gate(Access.LEARNER, Whose.CUSTOMER),
-        operations={
-            "POST": Operation(
-                "Those of the given keys that the catalogs of a customer list.",
-                {200: closed("FilteredContentItems", {"filtered_content_keys": KEYS}), 400: one_of(DETAIL, REASON)},
-                body=_FILTER,
-            )
-        },
-    ),
+CATALOG: Final = Route(
+    path="/enterprise-catalogs/{uuid}/contains_content_items/",
+    formats=("json", "xml"),
+    name="Contains content items",
+    description="Returns whether or not the EnterpriseCatalog contains the specified content.\n\n"
+    "Multiple course_run_ids and/or program_uuids query parameters can be sent to this view to check for their\n"
+    "existence in the specified enterprise catalog.",
+    reads=Reads(("GET", "HEAD"), _catalog_question, _ask_catalog),
+    suffixed=True,
+    gate=Gate(Access.LEARNER, Whose.CATALOG),
+    operations={
+        "GET": Operation("Whether a catalog contains any of the given content.", {200: CONTAINS, 400: REASONS}, IDS)
+    },
 )
+CUSTOMER: Final = Route(
+    path="/enterprise-customer/{uuid}/contains_content_items/",
+    formats=("json", "api"),
+    name="Contains content items",
+    description="Returns whether or not the specified content is available for the given enterprise.\n"
+    "---\nparameters:\n"
+    "    - name: course_run_ids\n"
+    "      description: Ids of the course runs to check availability of\n"
+    "      paramType: query\n"
+    "    - name: program_uuids\n"
+    "      description: Uuids of the programs to check availability of\n"
+    "      paramType: query\n"
+    "    - name: get_catalog_list\n"
+    "      description: [Old parameter] Return a list of catalogs in which the course / program is present\n"
+    "      paramType: query\n"
+    "    - name: get_catalogs_containing_specified_content_ids\n"
+    "      description: Return a list of catalogs in which the course / program is present\n"
+    "      paramType: query",
+    reads=Reads(("GET", "HEAD"), _customer_question, ask_customer),
+    suffixed=True,
+    gate=Gate(Access.LEARNER, Whose.CUSTOMER),
+    operations={
+        "GET": Operation(
+            "Whether any catalog of a customer contains any of the given content, and which do.",
+            {
+                200: closed(
+                    "CustomerContains",
+                    {"contains_content_items": BOOLEAN, "catalog_list": listed(UUID)},
+                    optional=("catalog_list",),
+                ),
+                400: one_of(REASONS, REASON),
+            },
+            (
+                *IDS,
+                Parameter(
+                    "get_catalogs_containing_specified_content_ids",
+                    "Any value but an empty one, `False` too, has the answer name the catalogs.",
+                    TEXT,
+                ),
+                Parameter("get_catalog_list", "The old name of the same.", TEXT),
+            ),
+        )
+    },
+)
+FILTER: Final = Route(
+    path="/enterprise-customer/{uuid}/filter_content_items/",
+    formats=("json", "api"),
+    name="Filter content items",
+    description="Returns those of the specified content keys that are in the enterprise's catalogs.",
+    reads=Reads(("POST",), _filter_question, _ask_filter),
+    suffixed=True,
+    gate=Gate(Access.LEARNER, Whose.CUSTOMER),
+    operations={
+        "POST": Operation(
+            "Those of the given keys that the catalogs of a customer list.",
+            {200: closed("FilteredContentItems", {"filtered_content_keys": KEYS}), 400: one_of(DETAIL, REASON)},
+            body=_FILTER_BODY,
+        )
+    },
+)
+CONTAINMENT: Final = (CATALOG, CUSTOMER, FILTER)

@@ -70,8 +70,7 @@ def measured(metrics: Metrics, clock: Clock) -> Middleware:
         resource = request.match_info.route.resource
         route = "other" if resource is None else resource.canonical
         response = await _answered(request, handler)
-        metrics.requests.labels(route, response.status).inc()
-        metrics.latency.labels(route).observe(clock.monotonic() - began)
+        metrics.requests.of(route).add(response.status, clock.monotonic() - began)
         return response
 
     return middleware

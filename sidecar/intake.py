@@ -5,7 +5,8 @@ has turned every plus into a space.
 """
 
 import asyncio
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
@@ -22,10 +23,13 @@ SHUTDOWN_S: Final = 5.0
 CLIENT_GONE: Final = 499
 
 
-def runner_of(app: web.Application) -> web.AppRunner:
-    """What speaks HTTP for an application, within the bounds."""
-    return web.AppRunner(
-        app,
+Runner = TypeVar("Runner", bound=web.AppRunner)
+
+
+def within_bounds(runner: Callable[..., Runner], *args: Any) -> Runner:
+    """A runner of this kind, which speaks HTTP within the bounds."""
+    return runner(
+        *args,
         access_log=None,
         # Compressed bodies are refused; they are not unpacked before that.
         auto_decompress=False,
@@ -35,6 +39,11 @@ def runner_of(app: web.Application) -> web.AppRunner:
         max_field_size=MAX_LINE_BYTES,
         shutdown_timeout=SHUTDOWN_S,
     )
+
+
+def runner_of(app: web.Application) -> web.AppRunner:
+    """What speaks HTTP for an application."""
+    return within_bounds(web.AppRunner, app)
 
 
 async def receive(request: web.Request, body_s: float = BODY_S) -> bytes:
