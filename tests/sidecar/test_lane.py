@@ -1,9 +1,12 @@
 """What the fast lane takes, what it leaves to the ordinary handler, and for how long it believes what it knows."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from uuid import UUID
 
 import pytest
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpRequestParser
 from prometheus_client import generate_latest
 
 from sidecar import lane as module
@@ -228,6 +231,28 @@ async def test_answers_are_counted_as_those_of_the_handler(unlocked: Rig) -> Non
     assert registry.get_sample_value("catalog_sidecar_requests_total", {"route": ROUTE, "status": "200"}) == 5
     assert registry.get_sample_value("catalog_sidecar_request_seconds_count", {"route": ROUTE}) == 5
     assert b'le="+Inf",route="%b"} 5.0' % ROUTE.encode() in generate_latest(registry)
+
+
+@pytest.mark.parametrize(
+    "sent, made",
+    [
+        (question(), question(headers="X-Min-Generation: 9\r\n")),
+        (question(headers="X-Min-Generation: 9\r\n"), question()),
+        (question(TWO), question(ONE)),
+        (question().replace(b"GET", b"PUT"), question()),
+        (question().replace(b"Host: ", b"Host: \r\n "), question()),
+        (question() + b"\r\n", question()),
+        (question()[:-2], question()),
+    ],
+)
+async def test_bytes_are_learned_only_from_what_was_made_of_them_and_of_nothing_else(
+    unlocked: Rig, sent: bytes, made: bytes
+) -> None:
+    parser = HttpRequestParser(BaseProtocol(asyncio.get_running_loop()), asyncio.get_running_loop(), 2**16)
+    ((message, _),) = parser.feed_data(made)[0]
+    assert unlocked.lane.learn(made, message, twice=False)
+    assert not unlocked.lane.learn(sent, message, twice=True)
+    assert not unlocked.lane._blocks
 
 
 async def test_nothing_is_answered_in_the_lane_before_a_generation_is_there(unlocked: Rig) -> None:
