@@ -25,6 +25,7 @@ MULTIPART_TYPE: Final = "multipart/form-data"
 XML_TYPE: Final = "application/xml"
 MAX_GENERATION_DIGITS: Final = 18
 Format = Literal["json", "xml"]
+_RUN_IDS: Final = b"course_run_ids="
 _LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")
 
 
@@ -91,7 +92,10 @@ def pairs(raw_query: str) -> list[tuple[str, str]]:
     found = []
     # Bytes that are not UTF-8 arrive as surrogates, and leave as the replacement character.
     for piece in raw_query.encode(errors="surrogateescape").split(b"&"):
-        if piece:
+        if piece.startswith(_RUN_IDS):
+            # As below; whole baskets are asked about in one query string.
+            found.append(("course_run_ids", _decoded(piece[len(_RUN_IDS) :])))
+        elif piece:
             raw_name, _, raw_value = piece.partition(b"=")
             name = _decoded(raw_name.replace(b"+", b" "))
             found.append((name, _decoded(raw_value if name == "course_run_ids" else raw_value.replace(b"+", b" "))))
@@ -99,7 +103,11 @@ def pairs(raw_query: str) -> list[tuple[str, str]]:
 
 
 def _decoded(raw: bytes) -> str:
-    return (unquote_to_bytes(raw) if b"%" in raw else raw).decode(errors="replace")
+    if b"%" in raw:
+        # The two that keys are full of, ten times as fast. Neither makes a new escape with what is around it.
+        common = raw.replace(b"%3A", b":").replace(b"%2B", b"+")
+        raw = unquote_to_bytes(raw) if b"%" in common else common
+    return raw.decode(errors="replace")
 
 
 def customer_uuid(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
 import pytest
@@ -38,6 +39,13 @@ FORM = "application/x-www-form-urlencoded"
 )
 def test_ids(query: str, keys: list[str] | None) -> None:
     assert ids(query) == Ids(keys, False)
+
+
+@given(st.lists(st.sampled_from([*"%%%%aA:+&,", "3A", "2B", "25", "%3A", "%2B", "%3a", "\udcff", "é"])).map("".join))
+def test_a_value_is_decoded_as_urllib_decodes_it(text: str) -> None:
+    value = text.replace("&", "")
+    decoded = unquote_to_bytes(value.encode(errors="surrogateescape")).decode(errors="replace")
+    assert ids(f"course_run_ids={value}").keys == decoded.split(",")
 
 
 @pytest.mark.parametrize("name", ["get_catalogs_containing_specified_content_ids", "get_catalog_list"])
