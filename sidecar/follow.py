@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from sidecar import collector
 from sidecar.clock import Clock
 from sidecar.contract.index import Index, index_references
 from sidecar.contract.objects import ObjectType
@@ -22,7 +23,7 @@ from sidecar.errors import ContractError, Malformed, ObjectMissing, StoreError
 from sidecar.health import StoreStatus
 from sidecar.metrics import Metrics
 from sidecar.store import Pointer, Store
-from sidecar.tiers import STORE_DEADLINE_S, Tiers, store_deadline
+from sidecar.tiers import INLINE, STORE_DEADLINE_S, Tiers, store_deadline
 
 MAX_PAUSE_S: Final = 10.0
 _log = structlog.get_logger(__name__)
@@ -86,13 +87,15 @@ class Follower:
 
     async def _take(self, pointer: Pointer, source: str) -> None:
         try:
-            generation = await self._load(pointer)
+            with collector.resting():
+                generation = await self._load(pointer)
         except (ContractError, ObjectMissing) as error:
             self._refused(pointer, source, error)
         except StoreError as error:
             self._unreachable(error)
         else:
             self._current.swap(generation)
+            collector.settle(len(generation.index.records.came))
             self._metrics.swaps.inc()
             self._failures, self.status.refused = 0, None
             _log.info("generation served", epoch=pointer.epoch, generation=pointer.generation, source=source)
@@ -109,7 +112,10 @@ class Follower:
         while layer := [reference for reference in layer if reference[1] not in known]:
             records = await self._tiers.read(layer, keep=False)
             opened.update(records)
-            layer = await asyncio.to_thread(_below, records.values(), opened)
+            if len(records) > INLINE:
+                layer = await asyncio.to_thread(_below, records.values(), opened)
+            else:
+                layer = _below(records.values(), opened)
         return await asyncio.to_thread(_assemble, pointer, opened, served)
 
     def _refused(self, pointer: Pointer, source: str, error: Exception) -> None:
