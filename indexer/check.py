@@ -133,7 +133,7 @@ def _document(
 def _sets(index: Index, content: Content, where: str) -> Iterator[str]:
     dictionary = index.dictionary
     if not content.unlisted <= content.members:
-        yield f"{where}: leaves {len(content.unlisted - content.members)} items out of pages that are no members"
+        yield f"{where}: leaves out of pages {len(content.unlisted - content.members)} items that are no members"
     if not content.members <= content.contained:
         yield f"{where}: {len(content.members - content.contained)} members are not contained"
     courses_of_members = {dictionary.parents[member] for member in content.members}
