@@ -5,7 +5,6 @@ the courses of its runs, and never on from there. Restricted runs are in it only
 """
 
 import json
-from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -46,19 +45,17 @@ Texts = Mapping[tuple[int, int], bytes]
 
 def closure(mirror: Mirror, members: BitMap, hidden: BitMap) -> BitMap:
     """Everything that is contained: members, runs of member courses that are not hidden, courses of member runs."""
-    runs = array("I")
-    for course in members & mirror.courses:
-        runs.extend(mirror.runs_of.get(course, ()))
-    return members | (BitMap(runs) - hidden) | mirror.courses_of(members & mirror.runs)
+    runs = mirror.runs_of_courses(members & mirror.courses)
+    return members | (runs - hidden) | mirror.courses_of(members & mirror.runs)
 
 
 def unlisted(mirror: Mirror, members: BitMap, hidden: BitMap, forced: BitMap) -> BitMap:
     """What pages leave out of the members: the courses that have no active run in sight."""
     courses = members & mirror.courses
-    runs = array("I")
-    for course in courses:
-        runs.extend(mirror.runs_of.get(course, ()))
-    active = mirror.courses_of((BitMap(runs) & mirror.active) - hidden)
+    if hidden == mirror.restricted:
+        active = mirror.open_courses()
+    else:
+        active = mirror.courses_of((mirror.runs_of_courses(courses) & mirror.active) - hidden)
     return courses - active - forced
 
 
@@ -289,7 +286,7 @@ class Compiler:
             if hash_ not in outdated and not compiled.members.intersect(changed):
                 continue
             members = mirror.results[hash_].members or NOTHING
-            modified_ms = max((mirror.modified_ms[ordinal] for ordinal in members), default=None)
+            modified_ms = mirror.last_modified_ms(members)
             if self._modified_ms.get(hash_) != modified_ms:
                 self._modified_ms[hash_] = modified_ms
                 moved.add(hash_)

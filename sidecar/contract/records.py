@@ -483,7 +483,8 @@ class Bitmap:
     @classmethod
     def of(cls, ordinals: Iterable[int]) -> Self:
         """The bitmap of these ordinals."""
-        return cls(_optimised(BitMap(array("I", sorted(ordinals)))))
+        array_ = ordinals.to_array() if isinstance(ordinals, BitMap) else array("I", sorted(ordinals))
+        return cls(_optimised(BitMap(array_)))
 
     def encode(self) -> bytes:
         """The one encoding of the set, whatever operations have made the bitmap."""
