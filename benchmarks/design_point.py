@@ -1,157 +1,285 @@
-"""What a generation weighs at the design point, what the change of one query moves, and how long opening it takes.
+"""What a sidecar on Redis takes at the design point, and what the change of one query moves.
 
-    python -m benchmarks.design_point [--queries 10000] [--keys 100000]
+    python -m benchmarks.design_point [--full]
 
-The tree is made of random members, so that nothing compresses that would not in reality: each query has 2,000 courses
-and contains their 8,000 courses and runs. Nothing is stored; the objects are counted and opened in memory.
+A real redis-server has the tree of design_tree.py: 10,000 queries over 100,000 keys, 40,000 catalogs. A real
+`python -m sidecar serve` loads it. A proxy between the two counts the bytes that come from Redis. Then a hundredth of
+one query's members changes, five new keys among them, and the pointer moves: measured is how long until the sidecar
+says that a new key is contained, and what it has fetched by then. The disk copy trails behind; what it fetches is in a
+row of its own. Lookups are compared in this process, an index of all queries beside one of fifty over the same keys, in
+pairs. --full adds memory at 50 and 1,000 queries.
 """
 
 import argparse
+import asyncio
+import contextlib
+import http.client
 import platform
 import random
-import resource
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Final
+from uuid import UUID
 
+from benchmarks.design_tree import Tree, key_of
+from benchmarks.scale import _high_water_mark, _port_of
 from sidecar.contract.index import IN_INDEX, Index
-from sidecar.contract.objects import ObjectType
-from sidecar.contract.records import (
-    CONTENT_SHARD_ORDINALS,
-    Bitmap,
-    CatalogRecord,
-    CatalogShard,
-    ContentSet,
-    ContentShard,
-    Freshness,
-    FreshnessShard,
-    QueryRecord,
-    QueryShard,
-    Record,
-    Root,
-    Segment,
-    open_record,
-    seal_record,
-    segment_starts,
-)
-from sidecar.contract.words import PullState
+from sidecar.contract.objects import Sealed
+from sidecar.contract.records import open_record
+from sidecar.lookup import catalog_contains
+from sidecar.store import Pointer
+from sidecar.store.urls import open_store
 
-RUNS_OF_A_COURSE = 3
-COURSES_OF_A_QUERY = 2000
+KIB: Final = 1024
+MIB: Final = 1024 * 1024
+QUERIES: Final = 10_000
+KEYS: Final = 100_000
+FEW: Final = 50
+LOOKUPS: Final = 20_000
+PAIRS: Final = 9
+WITHIN_S: Final = 180.0
+Figures = dict[str, float]
 
 
-class Tree:
-    """A generation in a dict."""
+def measure(full: bool) -> Figures:
+    """Figures by name: MiB, KiB, seconds, and ratios; see `main` for what each means."""
+    figures: Figures = {}
+    with tempfile.TemporaryDirectory(prefix="design-point-") as folder:
+        figures |= asyncio.run(_moving(Path(folder), Tree(QUERIES, KEYS)))
+    figures |= _lookups()
+    if full:
+        for queries in (FEW, 1_000):
+            with tempfile.TemporaryDirectory(prefix="design-point-") as folder:
+                of_few = asyncio.run(_moving(Path(folder), Tree(queries, KEYS)))
+            figures |= {f"{name} at {queries} queries": of_few[name] for name in ("steady_mib", "peak_mib")}
+    return figures
 
-    def __init__(self, queries: int, keys: int) -> None:
-        self.objects: dict[bytes, tuple[ObjectType, bytes]] = {}
-        self._rnd = random.Random("design point")
-        group = RUNS_OF_A_COURSE + 1
-        courses = range(0, keys, group)
-        hashes = sorted(self._rnd.randbytes(16) for _ in range(queries))
-        records = [self._query(n, h, courses) for n, h in enumerate(hashes)]
-        self.one = records[0]
-        shards: dict[int, list[QueryRecord]] = {}
-        for record in records:
-            shards.setdefault(record.hash[0], []).append(record)
-        fresh = {
-            b: FreshnessShard(tuple(Freshness(r.hash, 0, PullState.FRESH, self._rnd.randbytes(16), 0) for r in them))
-            for b, them in shards.items()
-        }
-        self.root = Root(
-            epoch=1,
-            generation=1,
-            published_at_ms=0,
-            clock=1,
-            parent=None,
-            dictionary=tuple((count, self.put(self._segment(first, count))) for first, count in segment_starts(keys)),
-            content=tuple(self.put(self._content(first, keys)) for first in range(0, keys, CONTENT_SHARD_ORDINALS)),
-            queries={b: self.put(QueryShard(tuple(them))) for b, them in shards.items()},
-            freshness={b: self.put(shard) for b, shard in fresh.items()},
-            catalogs={b: self.put(shard) for b, shard in self._catalogs(hashes).items()},
-            customers={},
-            counts={"queries": queries, "content": keys},
-            producer="benchmark",
-        )
-        self.digest = self.put(self.root)
 
-    def put(self, record: Record) -> bytes:
-        """Keeps an object; its digest."""
-        sealed = seal_record(record)
-        self.objects[sealed.digest] = record.TYPE, sealed.data
-        return sealed.digest
+async def _moving(folder: Path, tree: Tree) -> Figures:
+    with _redis(folder) as port:
+        store = open_store(f"redis://127.0.0.1:{port}/0", writable=True)
+        have = set(tree.objects)
+        await store.put([Sealed(digest, data) for digest, (_, data) in tree.objects.items()])
+        await store.move(Pointer(1, 1, tree.root))
+        async with _Proxy.before(port) as proxy:
+            with _sidecar(folder, proxy.port) as (process, ask):
+                began = time.perf_counter()
+                await asyncio.to_thread(ask.until_ready)
+                figures = {"ready_s": time.perf_counter() - began}
+                await _settled(proxy)
+                path = f"/api/v1/enterprise-catalogs/{UUID(bytes=tree.catalog)}/contains_content_items/"
+                root = await asyncio.to_thread(tree.change)
+                key = tree.new_keys[1]
+                url = f"{path}?course_run_ids={key.replace('+', '%2B')}"
+                assert not ask.contained(url)
+                new = set(tree.objects) - have
+                await store.put([Sealed(digest, tree.objects[digest][1]) for digest in new])
+                figures["steady_mib"] = _resident_mib(process)
+                proxy.received = 0
+                began = time.perf_counter()
+                await store.move(Pointer(1, 2, root))
+                await asyncio.to_thread(ask.until_contained, url)
+                figures["answered_s"] = time.perf_counter() - began
+                until_answered = proxy.received
+                await _settled(proxy)
+                copied = sum(len(tree.objects[d][1]) for d in new if tree.objects[d][0] not in IN_INDEX)
+                figures["objects_kib"] = sum(len(tree.objects[d][1]) for d in new) / KIB - copied / KIB
+                figures["moved_kib"] = until_answered / KIB
+                figures["moved_with_copy_kib"] = proxy.received / KIB
+                figures["after_mib"] = _resident_mib(process)
+                figures["peak_mib"] = _high_water_mark(process)
+        await store.close()
+    return figures
 
-    def size(self, digest: bytes) -> int:
-        """How many bytes an object has."""
-        return len(self.objects[digest][1])
 
-    def _query(self, number: int, hash_: bytes, courses: range) -> QueryRecord:
-        members = self._rnd.sample(courses, min(COURSES_OF_A_QUERY, len(courses)))
-        contained = [course + run for course in members for run in range(RUNS_OF_A_COURSE + 1)]
-        v1 = ContentSet(
-            members=self.put(Bitmap.of(members)),
-            contained=self.put(Bitmap.of(contained)),
-            listed=self.put(Bitmap.of(members[: len(members) * 9 // 10])),
-        )
-        content_filter = '{"content_type": "course", "org": ["edX", "MITx"], "level_type": "Introductory"}'
-        return QueryRecord(hash_, number + 1, self._rnd.randbytes(16), f"query {number}", content_filter, v1, None)
+def _lookups() -> Figures:
+    """How much slower a lookup is among all queries than among few."""
+    many, few = (_index(Tree(queries, KEYS, catalogs)) for queries, catalogs in ((QUERIES, None), (FEW, 200)))
+    rnd = random.Random("lookups")
+    asked = {
+        name: [(rnd.choice(uuids), [key_of(rnd.randrange(KEYS))]) for _ in range(LOOKUPS)]
+        for name, uuids in (("many", list(many.catalogs)), ("few", list(few.catalogs)))
+    }
+    ratios, times = [], {"many": [0.0], "few": [0.0]}
+    for _ in range(PAIRS):
+        for name, index in (("few", few), ("many", many)):
+            began = time.perf_counter()
+            for uuid, keys in asked[name]:
+                catalog_contains(index, uuid, keys, False)
+            times[name].append((time.perf_counter() - began) / LOOKUPS * 1e6)
+        ratios.append(times["many"][-1] / times["few"][-1])
+    return {
+        "lookup_many_us": statistics.median(times["many"][1:]),
+        "lookup_few_us": statistics.median(times["few"][1:]),
+        "lookup_ratio": statistics.median(ratios),
+    }
 
-    def _segment(self, first: int, count: int) -> Segment:
-        group = RUNS_OF_A_COURSE + 1
-        ordinals = range(first, first + count)
-        return Segment(
-            first=first,
-            types=bytes(2 if o % group else 1 for o in ordinals),
-            keys=tuple(f"course-v1:edX+C{o // group}+{o % group}T2026" if o % group else f"edX+C{o}" for o in ordinals),
-            parents=tuple(o - o % group if o % group else None for o in ordinals),
-            uuids=tuple(self._rnd.randbytes(16) for _ in ordinals),
-        )
 
-    def _content(self, first: int, keys: int) -> ContentShard:
-        count = min(CONTENT_SHARD_ORDINALS, keys - first)
-        return ContentShard(first, tuple(self._rnd.randbytes(32) for _ in range(count)), (0,) * count)
+def _index(tree: Tree) -> Index:
+    of_index = ((digest, kind, data) for digest, (kind, data) in tree.objects.items() if kind in IN_INDEX)
+    return Index.assemble(tree.root, {digest: open_record(digest, data, kind) for digest, kind, data in of_index})
 
-    def _catalogs(self, hashes: list[bytes]) -> dict[int, CatalogShard]:
-        shards: dict[int, list[CatalogRecord]] = {}
-        for number in range(2 * len(hashes)):
-            uuid, hash_, customer = self._rnd.randbytes(16), self._rnd.choice(hashes), self._rnd.randbytes(16)
-            record = CatalogRecord(uuid, number, hash_, hash_, customer, "Acme", "A title", '["verified"]', False, 0, 0)
-            shards.setdefault(uuid[0], []).append(record)
-        return {b: CatalogShard(tuple(sorted(them, key=lambda r: r.uuid))) for b, them in shards.items()}
+
+class _Proxy:
+    """Passes bytes between a sidecar and Redis, and counts those that come from Redis."""
+
+    def __init__(self, to: int) -> None:
+        self.received = 0
+        self.port = 0
+        self._to = to
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def before(cls, to: int) -> "AsyncIterator[_Proxy]":
+        proxy = cls(to)
+        server = await asyncio.start_server(proxy._connected, "127.0.0.1", 0)
+        proxy.port = server.sockets[0].getsockname()[1]
+        try:
+            yield proxy
+        finally:
+            server.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, onwards = await asyncio.open_connection("127.0.0.1", self._to)
+        await asyncio.gather(self._pass(reader, onwards, count=False), self._pass(there, writer, count=True))
+
+    async def _pass(self, source: asyncio.StreamReader, to: asyncio.StreamWriter, *, count: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(1 << 16):
+                self.received += len(data) if count else 0
+                to.write(data)
+                await to.drain()
+        to.close()
+
+
+async def _settled(proxy: _Proxy) -> None:
+    """Waits until hardly anything but looks at the pointer has come from Redis for three seconds: the copy is done."""
+    deadline = time.monotonic() + WITHIN_S
+    while time.monotonic() < deadline:
+        before = proxy.received
+        await asyncio.sleep(3)
+        if proxy.received - before < KIB:
+            return
+    raise SystemExit("the sidecar does not come to rest")
+
+
+@contextlib.contextmanager
+def _redis(folder: Path) -> Iterator[int]:
+    executable = shutil.which("redis-server")
+    if executable is None:
+        raise SystemExit("this needs redis-server")
+    port = _free_port()
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    process = subprocess.Popen([executable, *options], stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(500):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.02)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextlib.contextmanager
+def _sidecar(folder: Path, redis: int) -> Iterator[tuple[int, "_Ask"]]:
+    config = folder / "config.toml"
+    config.write_text(
+        f'[store]\nurl = "redis://127.0.0.1:{redis}/0"\n'
+        f'[sidecar]\nport = 0\nsocket = "{folder}/s"\ndisk = "{folder}/sidecar.db"\n[log]\nlevel = "warning"\n'
+    )
+    process = subprocess.Popen([sys.executable, "-m", "sidecar", "serve", "--config", str(config)])
+    try:
+        ask = _Ask(process)
+        yield process.pid, ask
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+class _Ask:
+    """Asks a sidecar over one connection."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._process = process
+        self._connection: http.client.HTTPConnection | None = None
+
+    def until_ready(self) -> None:
+        """Returns once it is ready."""
+        deadline = time.monotonic() + WITHIN_S
+        while time.monotonic() < deadline and self._process.poll() is None:
+            if self._connection is None and (port := _port_of(self._process.pid)) is not None:
+                self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            if self._connection is not None and self._get("/ready")[0] == 200:
+                return
+            time.sleep(0.01)
+        raise SystemExit("the sidecar is not ready")
+
+    def until_contained(self, url: str) -> None:
+        """Returns once it answers yes."""
+        while not self.contained(url):
+            time.sleep(0.001)
+
+    def contained(self, url: str) -> bool:
+        """Whether the catalog contains the key."""
+        status, body = self._get(url)
+        if status != 200:
+            raise SystemExit(f"{url}: {status} {body!r}")
+        return b"true" in body
+
+    def _get(self, url: str) -> tuple[int, bytes]:
+        assert self._connection is not None
+        self._connection.request("GET", url)
+        response = self._connection.getresponse()
+        return response.status, response.read()
+
+
+def _resident_mib(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return float(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) / KIB
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+MEANINGS: Final = {
+    "ready_s": ("sidecar ready from Redis, s", None),
+    "steady_mib": ("sidecar, resident with its disk copy complete, MiB", "< 400"),
+    "after_mib": ("sidecar, resident after a swap, MiB", "< 400"),
+    "peak_mib": ("sidecar, most ever resident, MiB", "< 400"),
+    "answered_s": ("a change is answered after the pointer's move, s", "< 1"),
+    "objects_kib": ("objects of the index that the change made, KiB", None),
+    "moved_kib": ("bytes from Redis until it is answered, KiB", "< 64"),
+    "moved_with_copy_kib": ("the same, with what the disk copy fetches for documents, KiB", None),
+    "lookup_few_us": (f"a lookup among {FEW} queries, µs", None),
+    "lookup_many_us": (f"a lookup among {QUERIES:,} queries, µs", None),
+    "lookup_ratio": ("the second over the first, median of pairs", "≤ 1.1"),
+}
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--queries", type=int, default=10_000)
-    parser.add_argument("--keys", type=int, default=100_000)
+    parser.add_argument("--full", action="store_true", help="memory at fewer queries, too")
     arguments = parser.parse_args()
-    tree = Tree(arguments.queries, arguments.keys)
-    print(f"{platform.platform()}, Python {platform.python_version()}\n\n| what | figure |\n|---|---|")
-    one, v1 = tree.one, tree.one.v1
-    assert v1 is not None
-    shard = one.hash[0]
-    sizes = {
-        "root": tree.size(tree.digest),
-        "query shard": tree.size(tree.root.queries[shard]),
-        "freshness shard": tree.size(tree.root.freshness[shard]),
-        "members": tree.size(v1.members),
-        "contained": tree.size(v1.contained),
-        "listed": tree.size(v1.listed),
-    }
-    for what, size in sizes.items():
-        print(f"| {what}, bytes | {size:,} |")
-    print(f"| the change of one query moves, bytes | {sum(sizes.values()):,} |")
-    indexed = {d: (kind, data) for d, (kind, data) in tree.objects.items() if kind in IN_INDEX}
-    print(f"| objects of the index | {len(indexed):,} of {sum(len(data) for _, data in indexed.values()):,} bytes |")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.perf_counter()
-    records = {digest: open_record(digest, data, kind) for digest, (kind, data) in indexed.items()}
-    opened = time.perf_counter()
-    Index.assemble(tree.digest, records)
-    print(f"| verifying and opening all of them, s | {opened - began:.2f} |")
-    print(f"| joining them to an index, s | {time.perf_counter() - opened:.2f} |")
-    print(
-        f"| memory that this took, MiB | {(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024:.0f} |"
-    )
+    figures = measure(arguments.full)
+    print(f"{platform.platform()}, Python {platform.python_version()}\n\n| what | figure | goal |\n|---|---|---|")
+    for name, figure in figures.items():
+        what, goal = MEANINGS.get(name, (name, None))
+        print(f"| {what} | {figure:,.2f} | {goal or ''} |")
 
 
 if __name__ == "__main__":

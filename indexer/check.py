@@ -107,7 +107,7 @@ def _joined(
 def _content(
     index: Index, shards: dict[bytes, ContentShard], documents: dict[bytes, set[tuple[str, ContentType]]]
 ) -> Iterator[str]:
-    for number, digest in enumerate(index.root.content):
+    for number, digest in enumerate(index.content):
         shard = shards.get(digest)
         if shard is None:
             continue
@@ -132,8 +132,8 @@ def _document(
 
 def _sets(index: Index, content: Content, where: str) -> Iterator[str]:
     dictionary = index.dictionary
-    if not content.listed <= content.members:
-        yield f"{where}: lists {len(content.listed - content.members)} items that are no members"
+    if not content.unlisted <= content.members:
+        yield f"{where}: leaves out of pages {len(content.unlisted - content.members)} items that are no members"
     if not content.members <= content.contained:
         yield f"{where}: {len(content.members - content.contained)} members are not contained"
     courses_of_members = {dictionary.parents[member] for member in content.members}

@@ -5,7 +5,6 @@ the courses of its runs, and never on from there. Restricted runs are in it only
 """
 
 import json
-from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,7 +16,7 @@ from indexer.ingest import PLAIN, SHOWN
 from indexer.mirror import NOTHING, Changes, Mirror, QueryRow, ResultRow
 from indexer.render import render_for_query
 from sidecar import __version__
-from sidecar.contract.objects import Sealed
+from sidecar.contract.objects import ObjectType, Sealed
 from sidecar.contract.records import (
     CONTENT_SHARD_ORDINALS,
     Bitmap,
@@ -33,6 +32,7 @@ from sidecar.contract.records import (
     QueryShard,
     Root,
     Segment,
+    branches_of,
     customer_shard,
     seal_record,
     segment_starts,
@@ -45,20 +45,18 @@ Texts = Mapping[tuple[int, int], bytes]
 
 def closure(mirror: Mirror, members: BitMap, hidden: BitMap) -> BitMap:
     """Everything that is contained: members, runs of member courses that are not hidden, courses of member runs."""
-    runs = array("I")
-    for course in members & mirror.courses:
-        runs.extend(mirror.runs_of.get(course, ()))
-    return members | (BitMap(runs) - hidden) | mirror.courses_of(members & mirror.runs)
+    runs = mirror.runs_of_courses(members & mirror.courses)
+    return members | (runs - hidden) | mirror.courses_of(members & mirror.runs)
 
 
-def listed(mirror: Mirror, members: BitMap, hidden: BitMap, forced: BitMap) -> BitMap:
-    """What pages list: members without the courses that have no active run in sight."""
+def unlisted(mirror: Mirror, members: BitMap, hidden: BitMap, forced: BitMap) -> BitMap:
+    """What pages leave out of the members: the courses that have no active run in sight."""
     courses = members & mirror.courses
-    runs = array("I")
-    for course in courses:
-        runs.extend(mirror.runs_of.get(course, ()))
-    active = mirror.courses_of((BitMap(runs) & mirror.active) - hidden)
-    return members - (courses - active - forced)
+    if hidden == mirror.restricted:
+        active = mirror.open_courses()
+    else:
+        active = mirror.courses_of((mirror.runs_of_courses(courses) & mirror.active) - hidden)
+    return courses - active - forced
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ class CompiledQuery:
     def references(self) -> Iterator[bytes]:
         for content in (self.v1, self.v2):
             if content is not None:
-                yield from (content.members, content.contained, content.listed)
+                yield from (content.members, content.contained, content.unlisted)
         for _, digest in self.overrides_v1 + self.overrides_v2:
             yield digest
 
@@ -105,7 +103,7 @@ def compile_query(mirror: Mirror, result: ResultRow, texts: Texts) -> tuple[Comp
         return ContentSet(
             members=seal(Bitmap.of(members)),
             contained=seal(Bitmap.of(closure(mirror, members, hidden))),
-            listed=seal(Bitmap.of(listed(mirror, members, hidden, result.forced))),
+            unlisted=seal(Bitmap.of(unlisted(mirror, members, hidden, result.forced))),
         )
 
     def override(ordinal: int, text: bytes, allowed: frozenset[str]) -> Iterator[tuple[int, bytes]]:
@@ -155,6 +153,7 @@ class Compiler:
         self._freshness_shards: dict[int, bytes] = {}
         self._catalog_shards: dict[int, bytes] = {}
         self._customer_shards: dict[int, bytes] = {}
+        self._branches: dict[ObjectType, dict[int, bytes]] = {}
 
     def outdated(self, changes: Changes) -> set[bytes]:
         """The hashes whose compiled content these changes touch."""
@@ -193,22 +192,27 @@ class Compiler:
         yield from self._query_and_freshness_shards({h[0] for h in outdated}, {h[0] for h in moved})
         yield from self._catalogs({uuid[0] for uuid in changes.catalogs})
         yield from self._customers({customer_shard(uuid) for uuid in changes.customers})
+        yield from self._branch(ObjectType.SEGMENT, self._segments.values())
+        yield from self._branch(ObjectType.CONTENT, (digest for _, digest in sorted(self._content.items())))
+        yield from self._branch(ObjectType.QUERIES, self._query_shards)
+        yield from self._branch(ObjectType.FRESHNESS, self._freshness_shards)
+        yield from self._branch(ObjectType.CATALOGS, self._catalog_shards)
 
     def root(self, *, epoch: int, generation: int, published_at_ms: int, parent: bytes | None) -> Root:
         """The root of what was compiled last."""
         mirror = self._mirror
-        starts = segment_starts(len(mirror.keys))
         return Root(
             epoch=epoch,
             generation=generation,
             published_at_ms=published_at_ms,
             clock=mirror.clock,
             parent=parent,
-            dictionary=tuple((count, self._segments[first, count]) for first, count in starts),
-            content=tuple(self._content[first] for first in range(0, len(mirror.keys), CONTENT_SHARD_ORDINALS)),
-            queries=dict(self._query_shards),
-            freshness=dict(self._freshness_shards),
-            catalogs=dict(self._catalog_shards),
+            ordinals=len(mirror.keys),
+            dictionary=tuple(self._branches[ObjectType.SEGMENT].values()),
+            content=tuple(self._branches[ObjectType.CONTENT].values()),
+            queries=self._branches[ObjectType.QUERIES],
+            freshness=self._branches[ObjectType.FRESHNESS],
+            catalogs=self._branches[ObjectType.CATALOGS],
             customers=dict(self._customer_shards),
             counts={
                 "catalogs": len(mirror.catalogs),
@@ -230,15 +234,17 @@ class Compiler:
             found.update(digests.values())
         found.update(self._catalog_shards.values())
         found.update(self._customer_shards.values())
+        for branches in self._branches.values():
+            found.update(branches.values())
         return found
 
     def _dictionary(self, changed: BitMap) -> Iterator[Sealed]:
         mirror = self._mirror
-        starts = segment_starts(len(mirror.keys))
-        self._segments = {start: self._segments[start] for start in starts if start in self._segments}
-        for first, count in starts:
+        before, self._segments = self._segments, {}
+        for first, count in segment_starts(len(mirror.keys)):
             end = first + count
-            if (first, count) in self._segments and not changed.range_cardinality(first, end):
+            if (first, count) in before and not changed.range_cardinality(first, end):
+                self._segments[first, count] = before[first, count]
                 continue
             segment = Segment(
                 first=first,
@@ -263,6 +269,16 @@ class Compiler:
             self._content[first] = sealed.digest
             yield sealed
 
+    def _branch(self, kind: ObjectType, digests: Mapping[int, bytes] | Iterable[bytes]) -> Iterator[Sealed]:
+        """Makes the branches over shards by number, or over a list, that are others than before."""
+        before, self._branches[kind] = frozenset(self._branches.get(kind, {}).values()), {}
+        children = digests if isinstance(digests, Mapping) else dict(enumerate(digests))
+        for number, branch in branches_of(kind, children).items():
+            sealed = seal_record(branch)
+            self._branches[kind][number] = sealed.digest
+            if sealed.digest not in before:
+                yield sealed
+
     def _note_modified(self, changed: BitMap, outdated: set[bytes]) -> set[bytes]:
         """Works out when queries' members last changed, and returns the hashes for which that is another time now."""
         mirror, moved = self._mirror, set()
@@ -270,7 +286,7 @@ class Compiler:
             if hash_ not in outdated and not compiled.members.intersect(changed):
                 continue
             members = mirror.results[hash_].members or NOTHING
-            modified_ms = max((mirror.modified_ms[ordinal] for ordinal in members), default=None)
+            modified_ms = mirror.last_modified_ms(members)
             if self._modified_ms.get(hash_) != modified_ms:
                 self._modified_ms[hash_] = modified_ms
                 moved.add(hash_)

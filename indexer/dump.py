@@ -11,7 +11,18 @@ from uuid import UUID
 from pyroaring import BitMap
 
 from sidecar.contract.objects import HEADER, ObjectType
-from sidecar.contract.records import Marketing, Metadata, Modified, Part, Record, Root, customer_shard, open_record
+from sidecar.contract.records import (
+    BRANCH_CHILDREN,
+    Branch,
+    Marketing,
+    Metadata,
+    Modified,
+    Part,
+    Record,
+    Root,
+    customer_shard,
+    open_record,
+)
 from sidecar.contract.words import canonical_uuid
 from sidecar.errors import NotAnObject, ObjectMissing
 from sidecar.store import Store
@@ -35,6 +46,8 @@ async def find(store: Store, what: str) -> tuple[str, Record]:
     root = await _open(store, pointer.digest)
     assert isinstance(root, Root)
     layer = [digest for _, digest in root.references()]
+    for branch in [digest for kind, digest in root.references() if kind is ObjectType.BRANCH]:
+        layer += (digest for _, digest in (await _open(store, branch)).references())
     matching = sorted({d for d in layer if d.hex().startswith(what)})
     if len(matching) != 1:
         raise ObjectMissing(f"{len(matching)} objects below the root have a digest that begins with {what!r}")
@@ -56,16 +69,15 @@ async def find_record(store: Store, uuid_or_hash: str) -> list[dict[str, Any]]:
         raise ObjectMissing(f"{uuid_or_hash!r} is neither a uuid nor a query hash")
     wanted = UUID(name).bytes
     # Queries lie by their hashes: one that is asked for by its uuid may be in any shard.
-    places = [("query", digest) for digest in root.queries.values()]
-    places += [
-        (kind, shards[shard])
-        for kind, shards, shard in (
-            ("catalog", root.catalogs, wanted[0]),
-            ("freshness", root.freshness, wanted[0]),
-            ("customer", root.customers, customer_shard(wanted)),
-        )
-        if shard in shards
+    places = [
+        ("query", shard) for branch in root.queries.values() for shard in (await _children(store, branch)).values()
     ]
+    number, place = divmod(wanted[0], BRANCH_CHILDREN)
+    for kind, branches in (("catalog", root.catalogs), ("freshness", root.freshness)):
+        if number in branches and (shard := (await _children(store, branches[number])).get(place)) is not None:
+            places.append((kind, shard))
+    if (customers := root.customers.get(customer_shard(wanted))) is not None:
+        places.append(("customer", customers))
     found = []
     for kind, digest in places:
         records: Iterable[Any] = getattr(await _open(store, digest), "records", ())
@@ -93,6 +105,12 @@ def readable(record: Record) -> Any:
     ]
     document = json.loads(b"".join(map(_bare, record.parts)))
     return {"key": record.key, "type": record.type.name, "document": document, "places": places}
+
+
+async def _children(store: Store, digest: bytes) -> Mapping[int, bytes]:
+    branch = await _open(store, digest)
+    assert isinstance(branch, Branch)
+    return branch.children
 
 
 async def _open(store: Store, digest: bytes) -> Record:

@@ -5,6 +5,7 @@ The one door from SQL to the compiler. A mirror belongs to one publisher; it is 
 
 from array import array
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final
 from uuid import UUID
 
@@ -111,6 +112,7 @@ class Mirror:
         self.customers: dict[bytes, CustomerRow] = {}
         self.users: dict[int, set[bytes]] = {}
         self.moved: dict[bytes, CatalogRow] = {}
+        self._open: BitMap | None = None
 
     async def refresh(self, connection: AsyncConnection) -> Changes:
         """Takes over everything that is newer, from one state of the registry."""
@@ -151,8 +153,24 @@ class Mirror:
 
     def courses_of(self, runs: BitMap) -> BitMap:
         """The courses of these course runs."""
-        parents = self.parents
-        return BitMap(array("I", sorted({p for run in runs if (p := parents[run]) is not None})))
+        # Mapped and not written as a loop, here and below: millions of ordinals pass through.
+        courses = set(map(self.parents.__getitem__, runs))
+        courses.discard(None)
+        return BitMap(array("I", courses))  # type: ignore[arg-type]
+
+    def runs_of_courses(self, courses: BitMap) -> BitMap:
+        """The course runs of these courses."""
+        return BitMap(array("I", chain.from_iterable(filter(None, map(self.runs_of.get, courses)))))
+
+    def open_courses(self) -> BitMap:
+        """The courses that have an active run which is not restricted; worked out again once any run has changed."""
+        if self._open is None:
+            self._open = self.courses_of(self.active - self.restricted)
+        return self._open
+
+    def last_modified_ms(self, ordinals: BitMap) -> int | None:
+        """When the content of these changed last; None of nothing."""
+        return max(map(self.modified_ms.__getitem__, ordinals), default=None)
 
     async def _content(self, connection: AsyncConnection, since: int, changes: Changes) -> None:
         newer = sa.select(content).where(content.c.clock > since).order_by(content.c.ordinal)
@@ -182,6 +200,7 @@ class Mirror:
 
     def _learn(self, r: sa.Row[tuple[object, ...]]) -> None:
         ordinal: int = r.ordinal
+        self._open = None
         self.types[ordinal] = r.type
         if (old := self.parents[ordinal]) is not None and old != r.parent:
             self.runs_of[old].discard(ordinal)

@@ -15,7 +15,9 @@ from pyroaring import BitMap
 from indexer.questions import Case, Holding, Key
 from sidecar.contract.objects import ObjectType
 from sidecar.contract.records import (
+    BRANCH_CHILDREN,
     Bitmap,
+    Branch,
     CatalogRecord,
     CatalogShard,
     ContentSet,
@@ -24,6 +26,7 @@ from sidecar.contract.records import (
     Root,
     Segment,
     open_record,
+    segment_starts,
 )
 from sidecar.contract.words import ContentType
 from sidecar.errors import ObjectMissing
@@ -57,7 +60,8 @@ class _Reader:
     async def cases(self, catalogs: int, random: Random) -> list[Case]:
         every = [
             record
-            for digest in self._root.catalogs.values()
+            for branch in self._root.catalogs.values()
+            for digest in (await _open(self._store, branch, ObjectType.BRANCH, Branch)).children.values()
             for record in (await _open(self._store, digest, ObjectType.CATALOGS, CatalogShard)).records
         ]
         every.sort(key=lambda record: record.number)
@@ -116,7 +120,7 @@ class _Reader:
 
     async def _query(self, hash_: bytes) -> QueryRecord:
         if hash_ not in self._queries:
-            digest = self._root.queries.get(hash_[0])
+            digest = await self._child(self._root.queries, hash_[0])
             if digest is None:
                 raise ObjectMissing(f"query {hash_.hex()} has no shard")
             shard = await _open(self._store, digest, ObjectType.QUERIES, QueryShard)
@@ -124,6 +128,13 @@ class _Reader:
         if hash_ not in self._queries:
             raise ObjectMissing(f"query {hash_.hex()} is not in its shard")
         return self._queries[hash_]
+
+    async def _child(self, branches: Mapping[int, bytes], number: int) -> bytes | None:
+        """The digest of the object of this number below these branches."""
+        branch, place = divmod(number, BRANCH_CHILDREN)
+        if branch not in branches:
+            return None
+        return (await _open(self._store, branches[branch], ObjectType.BRANCH, Branch)).children.get(place)
 
     async def _bitmap(self, digest: bytes) -> BitMap:
         return (await _open(self._store, digest, ObjectType.BITMAP, Bitmap)).ordinals
@@ -140,16 +151,15 @@ class _Reader:
     async def _rows(self, ordinals: Iterable[int]) -> dict[int, tuple[str, ContentType, int | None]]:
         """Key, type and parent of each of these ordinals, in their order."""
         rows: dict[int, tuple[str, ContentType, int | None] | None] = dict.fromkeys(ordinals)
-        first = 0
-        for count, digest in self._root.dictionary:
+        branches = dict(enumerate(self._root.dictionary))
+        for number, (first, count) in enumerate(segment_starts(self._root.ordinals)):
             here = [ordinal for ordinal in rows if first <= ordinal < first + count]
-            if here:
+            if here and (digest := await self._child(branches, number)) is not None:
                 segment = await _open(self._store, digest, ObjectType.SEGMENT, Segment)
                 for ordinal in here:
                     place = ordinal - first
                     kind = ContentType(segment.types[place])
                     rows[ordinal] = (segment.keys[place], kind, segment.parents[place])
-            first += count
         return {ordinal: row for ordinal, row in rows.items() if row is not None}
 
 

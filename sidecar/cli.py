@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 import click
 import uvloop
 
-from sidecar import __version__
+from sidecar import __version__, collector
 from sidecar.app import serve as serve_until
 from sidecar.clock import SystemClock
 from sidecar.errors import StoreError
@@ -46,6 +46,7 @@ def serve(config: Path | None) -> None:
         _fail(2, str(error))
     configure(settings.log)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    collector.take_over()
     try:
         uvloop.run(_serve(settings))
     except (StoreError, KeysUnusable) as error:

@@ -1,28 +1,34 @@
 """The disk copy follows what is served: all of its objects first, then the pointer, then the sweep.
 
 It trails behind, in a task of its own, and copies what the disk lacks of the whole tree, documents included. The copy
-holds two generations, so that a reader in another process has time to notice the newer one.
+holds two generations at least, so that a reader in another process has time to notice the newer one. What a new
+generation lacks is worked out from what differs from the one before; the sweep looks at everything, and so is rare.
 """
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Final
 
 import structlog
 
 from sidecar.clock import Clock
-from sidecar.contract.objects import ObjectType
-from sidecar.contract.records import ContentShard, QueryShard
+from sidecar.contract.index import Index
+from sidecar.contract.objects import DIGEST_BYTES, ObjectType
+from sidecar.contract.records import ContentShard, QueryShard, Record
 from sidecar.current import Current, Generation
 from sidecar.disk import Disk
 from sidecar.errors import ContractError, StoreError
 from sidecar.tiers import BATCH, Tiers
 
 RETRY_S: Final = 5.0
+# How many content shards are opened at once: each becomes some hundred KB, of which the digests alone are kept.
+SHARDS: Final = 16
 # How often the disk is looked at, in case that somebody has removed the copy.
 LOOK_S: Final = 60.0
+# How often everything is swept that no generation needs. It names every object to SQLite, in this process's time.
+SWEEP_S: Final = 60.0
 _log = structlog.get_logger(__name__)
 
 
@@ -35,8 +41,9 @@ class Copier:
         self._tiers = tiers
         self._disk = disk
         self._clock = clock
-        self._live: frozenset[bytes] = frozenset()
-        self._documents: dict[bytes, tuple[bytes, ...]] = {}
+        # The digests of the documents that each content shard of the last generation names, end to end.
+        self._documents: dict[bytes, bytes] = {}
+        self._sweep_from_s = 0.0
         self._resets = disk.resets
         # The first generation that could not be copied since the last one that could, and the reason that was logged.
         self._incomplete_since = 0
@@ -91,40 +98,68 @@ class Copier:
             return False
         if self.copied is None or held != self.copied.pointer or self._resets != self._disk.resets:
             # Another file, or another writer: nothing is known of what it holds.
-            self.copied, self._live, self._resets = None, frozenset(), self._disk.resets
+            self.copied, self._resets, self._sweep_from_s = None, self._disk.resets, 0.0
         documents = await self._read_documents(generation)
-        live = await asyncio.to_thread(_live, generation, documents)
         if held != generation.pointer:
-            lacking = iter(live - self._live)
+            before = None if self.copied is None else self.copied.index
+            lacking = iter(await asyncio.to_thread(_lacking, generation.index, documents, before, self._documents))
             while batch := list(islice(lacking, BATCH)):
                 if self._current.generation is not generation or not await self._tiers.copy_to_disk(batch):
                     return False
+            live = None
+            if sweeping := self._clock.monotonic() >= self._sweep_from_s:
+                live = await asyncio.to_thread(_live, generation.index, documents)
+                if before is not None:
+                    live |= await asyncio.to_thread(_live, before, self._documents)
             # What lets the next start serve this generation: every object of it is on the disk by now.
-            if not await self._disk.publish(generation.pointer, live | self._live, self._clock.now_ms()):
+            if not await self._disk.publish(generation.pointer, live, self._clock.now_ms()):
                 return False
-        self.copied, self._live, self._documents = generation, live, documents
+            if sweeping:
+                self._sweep_from_s = self._clock.monotonic() + SWEEP_S
+        self.copied, self._documents = generation, documents
         self._disk.status.incomplete = None
-        _log.info("generation copied to disk", generation=generation.pointer.generation, objects=len(live))
+        _log.info("generation copied to disk", generation=generation.pointer.generation)
         return True
 
-    async def _read_documents(self, generation: Generation) -> dict[bytes, tuple[bytes, ...]]:
+    async def _read_documents(self, generation: Generation) -> dict[bytes, bytes]:
         """The digests of the documents that each content shard names, read again only for shards that are new."""
-        shards = generation.index.root.content
+        shards = generation.index.content
         new = [(ObjectType.CONTENT, digest) for digest in shards if digest not in self._documents]
-        opened = await self._tiers.read(new, keep=False)
-        read = {
-            digest: tuple(document for document in shard.metadata if document is not None)
-            for digest, shard in opened.items()
-            if isinstance(shard, ContentShard)
-        }
+        read = {}
+        for first in range(0, len(new), SHARDS):
+            opened = await self._tiers.read(new[first : first + SHARDS], keep=False)
+            for digest, shard in opened.items():
+                if isinstance(shard, ContentShard):
+                    read[digest] = b"".join(document for document in shard.metadata if document is not None)
         return {digest: read[digest] if digest in read else self._documents[digest] for digest in shards}
 
 
-def _live(generation: Generation, documents: Mapping[bytes, tuple[bytes, ...]]) -> frozenset[bytes]:
-    """The digests of all objects of the tree."""
-    live = set(generation.index.records)
-    live.update(documents, *documents.values())
-    for record in generation.index.records.values():
-        if isinstance(record, QueryShard):
-            live.update(digest for kind, digest in record.references() if kind is ObjectType.METADATA)
-    return frozenset(live)
+def _lacking(
+    index: Index, documents: Mapping[bytes, bytes], before: Index | None, documents_before: Mapping[bytes, bytes]
+) -> list[bytes]:
+    """The digests of the objects of a tree that are not in another one, or of all of them."""
+    if before is None:
+        return list(_live(index, documents))
+    came = index.records.without(before.records)
+    gone = before.records.without(index.records)
+    new = {digest: joined for digest, joined in documents.items() if digest not in documents_before}
+    old = {digest: joined for digest, joined in documents_before.items() if digest not in documents}
+    named = {*new, *_each(new.values()), *_overrides(index.records[digest] for digest in came)}
+    known = {*_each(old.values()), *_overrides(before.records[digest] for digest in gone)}
+    return [*came, *(digest for digest in named if digest not in known)]
+
+
+def _live(index: Index, documents: Mapping[bytes, bytes]) -> set[bytes]:
+    """The digests of all objects of a tree."""
+    live = set(index.records)
+    live.update(documents, _each(documents.values()), _overrides(index.records.values()))
+    return live
+
+
+def _each(joined: Iterable[bytes]) -> Iterator[bytes]:
+    return (digests[at : at + DIGEST_BYTES] for digests in joined for at in range(0, len(digests), DIGEST_BYTES))
+
+
+def _overrides(records: Iterable[Record]) -> Iterator[bytes]:
+    shards = (record for record in records if isinstance(record, QueryShard))
+    return (digest for shard in shards for kind, digest in shard.references() if kind is ObjectType.METADATA)

@@ -5,9 +5,10 @@ one assignment on the event loop: it happens between two requests, never inside 
 """
 
 import asyncio
-from bisect import bisect_left
-from collections.abc import Mapping
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from uuid import UUID
 
 from sidecar.contract.index import Catalog, Index
@@ -15,6 +16,8 @@ from sidecar.contract.words import has_ended, pull_of
 from sidecar.errors import NotReady
 from sidecar.lookup import can_never_be_pulled
 from sidecar.store import Pointer
+
+_number = attrgetter("record.number")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +32,29 @@ class Generation:
     pulls_ms: tuple[int, ...]
     never_pulled: int
     # The last pull of each query that has ended, by what tells of which query it is.
-    ended: Mapping[int, UUID]
+    ended: Mapping[int, bytes]
 
     @classmethod
-    def of(cls, pointer: Pointer, index: Index) -> "Generation":
-        """Sorts and counts all catalogs: not for the event loop."""
-        catalogs = sorted(index.catalogs.values(), key=lambda c: c.record.number)
-        served = {c.serving.hash: c.serving.pulled_at_ms for c in catalogs if c.serving is not None}
+    def of(cls, pointer: Pointer, index: Index, before: "Generation | None" = None) -> "Generation":
+        """Sorts and counts all catalogs, or those that are others than in the generation that the index was made from:
+        not for the event loop.
+        """
+        changed = index.changed
+        if before is None or changed is None or before.index.digest != changed.since:
+            before = None
+            queries, catalogs = frozenset(index.queries), frozenset(index.catalogs)
+        else:
+            queries, catalogs = changed.queries, changed.catalogs
+        old = None if before is None else before.index
         return cls(
             pointer=pointer,
             index=index,
-            catalogs=tuple(catalogs),
-            pulls_ms=tuple(sorted(ms for ms in served.values() if ms is not None)),
-            ended={
-                pull_of(task): task
-                for task in (UUID(bytes=q.task_id) for q in index.queries.values() if q.task_id is not None)
-            },
-            never_pulled=sum(c.serving is None and not can_never_be_pulled(c.wanted) for c in catalogs),
+            catalogs=_in_order(() if before is None else before.catalogs, catalogs, old, index),
+            pulls_ms=_pulls_ms(() if before is None else before.pulls_ms, queries, catalogs, old, index),
+            ended=_ended({} if before is None else before.ended, queries, old, index),
+            never_pulled=(0 if before is None else before.never_pulled)
+            + _never_pulled(catalogs, index)
+            - _never_pulled(catalogs, old),
         )
 
     def shows(self, least: int, task: UUID | None) -> bool:
@@ -55,7 +64,7 @@ class Generation:
         if task is None:
             return True
         last = self.ended.get(pull_of(task))
-        return last is not None and has_ended(task, last)
+        return last is not None and has_ended(task, UUID(bytes=last))
 
     def pulled_before(self, then_ms: int) -> int:
         """How many of the served queries were last pulled before then."""
@@ -103,3 +112,80 @@ class Current:
         while (generation := self.generation) is None or generation.index.root.clock < clock:
             await self._swapped.wait()
         return generation
+
+
+def _in_order(
+    before: tuple[Catalog, ...], changed: frozenset[str], old: Index | None, index: Index
+) -> tuple[Catalog, ...]:
+    """The catalogs in order of creation, from that order before and the uuids of those that are others now."""
+    if old is None:
+        return tuple(sorted(index.catalogs.values(), key=_number))
+    if not changed:
+        return before
+    catalogs = list(before)
+    for uuid in changed:
+        was, now = old.catalogs.get(uuid), index.catalogs.get(uuid)
+        if was is not None:
+            place = bisect_left(catalogs, _number(was), key=_number)
+            while catalogs[place] is not was:
+                place += 1
+            if now is not None and _number(now) == _number(was):
+                catalogs[place] = now
+                continue
+            del catalogs[place]
+        if now is not None:
+            insort(catalogs, now, key=_number)
+    return tuple(catalogs)
+
+
+def _pulls_ms(
+    before: tuple[int, ...], queries: frozenset[bytes], catalogs: frozenset[str], old: Index | None, index: Index
+) -> tuple[int, ...]:
+    """When the queries that catalogs serve were pulled, sorted."""
+    if old is None:
+        return tuple(sorted(ms for hash_ in queries if (ms := _served_ms(index, hash_)) is not None))
+    touched = set(queries)
+    for uuid in catalogs:
+        for each in (old, index):
+            if (catalog := each.catalogs.get(uuid)) is not None and catalog.serving is not None:
+                touched.add(catalog.serving.hash)
+    pulls = list(before)
+    for hash_ in touched:
+        was, now = _served_ms(old, hash_), _served_ms(index, hash_)
+        if was == now:
+            continue
+        if was is not None:
+            del pulls[bisect_left(pulls, was)]
+        if now is not None:
+            insort(pulls, now)
+    return before if len(touched) == 0 else tuple(pulls)
+
+
+def _served_ms(index: Index, hash_: bytes) -> int | None:
+    """When a query was pulled, if any catalog serves it."""
+    query = index.queries.get(hash_)
+    if query is None or not any(c.record.serving == hash_ for c in index.users(hash_)):
+        return None
+    return query.pulled_at_ms
+
+
+def _ended(
+    before: Mapping[int, bytes], changed: frozenset[bytes], old: Index | None, index: Index
+) -> Mapping[int, bytes]:
+    if old is not None and not changed:
+        return before
+    ended = dict(before)
+    for hash_ in changed:
+        was, now = None if old is None else old.queries.get(hash_), index.queries.get(hash_)
+        if was is not None and was.task_id is not None:
+            ended.pop(pull_of(UUID(bytes=was.task_id)), None)
+        if now is not None and now.task_id is not None:
+            ended[pull_of(UUID(bytes=now.task_id))] = now.task_id
+    return ended
+
+
+def _never_pulled(catalogs: Iterable[str], index: Index | None) -> int:
+    if index is None:
+        return 0
+    found = (index.catalogs.get(uuid) for uuid in catalogs)
+    return sum(c is not None and c.serving is None and not can_never_be_pulled(c.wanted) for c in found)

@@ -108,10 +108,14 @@ class Disk:
             return False
         return await self._attempt(_done(self._writes.put, objects), False)
 
-    async def publish(self, pointer: Pointer, live: Set[bytes], now_ms: int) -> bool:
-        """Moves the pointer, then drops all objects but the live ones; whether both could be done."""
+    async def publish(self, pointer: Pointer, live: Set[bytes] | None, now_ms: int) -> bool:
+        """Moves the pointer, then drops all objects but the live ones, unless there are none named; whether both could
+        be done.
+        """
         if self._writes is None or not await self._attempt(_done(self._writes.move, pointer), False):
             return False
+        if live is None:
+            return True
         sweep = _done(self._writes.sweep, live, epoch=pointer.epoch, now_ms=now_ms, grace_ms=0)
         return await self._attempt(sweep, False)
 

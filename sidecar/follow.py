@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from sidecar import collector
 from sidecar.clock import Clock
 from sidecar.contract.index import Index, index_references
 from sidecar.contract.objects import ObjectType
@@ -22,7 +23,7 @@ from sidecar.errors import ContractError, Malformed, ObjectMissing, StoreError
 from sidecar.health import StoreStatus
 from sidecar.metrics import Metrics
 from sidecar.store import Pointer, Store
-from sidecar.tiers import STORE_DEADLINE_S, Tiers, store_deadline
+from sidecar.tiers import INLINE, STORE_DEADLINE_S, Tiers, store_deadline
 
 MAX_PAUSE_S: Final = 10.0
 _log = structlog.get_logger(__name__)
@@ -86,29 +87,36 @@ class Follower:
 
     async def _take(self, pointer: Pointer, source: str) -> None:
         try:
-            generation = await self._load(pointer)
+            with collector.resting():
+                generation = await self._load(pointer)
         except (ContractError, ObjectMissing) as error:
             self._refused(pointer, source, error)
         except StoreError as error:
             self._unreachable(error)
         else:
             self._current.swap(generation)
+            collector.settle(len(generation.index.records.came))
             self._metrics.swaps.inc()
             self._failures, self.status.refused = 0, None
             _log.info("generation served", epoch=pointer.epoch, generation=pointer.generation, source=source)
 
     async def _load(self, pointer: Pointer) -> Generation:
-        """The verified generation; layer by layer, because only an opened object tells what lies below it."""
+        """The verified generation; layer by layer, because only an opened object tells what lies below it.
+
+        What the served one holds is not looked at: it holds all that lies below it, too.
+        """
         served = self._current.generation
-        known = {} if served is None else served.index.records
-        records: dict[bytes, Record] = {}
+        known: Mapping[bytes, Record] = {} if served is None else served.index.records
+        opened: dict[bytes, Record] = {}
         layer: list[Reference] = [(ObjectType.ROOT, pointer.digest)]
-        while layer:
-            opened = {digest: known[digest] for _, digest in layer if digest in known}
-            opened.update(await self._tiers.read((r for r in layer if r[1] not in known), keep=False))
-            records.update(opened)
-            layer = await asyncio.to_thread(_below, opened.values(), records)
-        return await asyncio.to_thread(_assemble, pointer, records, None if served is None else served.index)
+        while layer := [reference for reference in layer if reference[1] not in known]:
+            records = await self._tiers.read(layer, keep=False)
+            opened.update(records)
+            if len(records) > INLINE:
+                layer = await asyncio.to_thread(_below, records.values(), opened)
+            else:
+                layer = _below(records.values(), opened)
+        return await asyncio.to_thread(_assemble, pointer, opened, served)
 
     def _refused(self, pointer: Pointer, source: str, error: Exception) -> None:
         self._metrics.refused.inc()
@@ -152,12 +160,12 @@ def _below(opened: Iterable[Record], have: Mapping[bytes, Record]) -> list[Refer
     return list(dict.fromkeys(reference for reference in references if reference[1] not in have))
 
 
-def _assemble(pointer: Pointer, records: Mapping[bytes, Record], before: Index | None) -> Generation:
-    index = Index.assemble(pointer.digest, records, before)
+def _assemble(pointer: Pointer, opened: Mapping[bytes, Record], before: Generation | None) -> Generation:
+    index = Index.assemble(pointer.digest, opened, None if before is None else before.index)
     root: Root = index.root
     if (root.epoch, root.generation) != pointer[:2]:
         raise Malformed(
             f"the pointer says epoch {pointer.epoch}, generation {pointer.generation}, "
             f"its root {pointer.digest.hex()} says {root.epoch}, {root.generation}"
         )
-    return Generation.of(pointer, index)
+    return Generation.of(pointer, index, before)

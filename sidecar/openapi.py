@@ -207,7 +207,7 @@ def document(
     if secured:
         whole["security"] = CREDENTIALS
     schemas: Json = {}
-    told = _named(whole, schemas)
+    told = _named(whole, schemas, {})
     told["components"]["schemas"] = dict(sorted(schemas.items()))
     return orjson.dumps(told)
 
@@ -382,16 +382,26 @@ def _each(schema: Schema | None) -> Sequence[Schema]:
     return found
 
 
-def _named(value: Any, schemas: Json) -> Any:
-    """The value with references in the place of all schemas that have a title; those are put into `schemas`."""
+def _named(value: Any, schemas: Json, done: dict[int, Any]) -> Any:
+    """The value with references in the place of all schemas that have a title; those are put into `schemas`.
+
+    `done`: what has been made of each object, by its identity; schemas stand in many places, and starts wait for this.
+    """
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if id(value) in done:
+        return done[id(value)]
+    told: Any
     if isinstance(value, Mapping):
-        told = {name: _named(inner, schemas) for name, inner in value.items()}
+        told = {name: _named(inner, schemas, done) for name, inner in value.items()}
         title = value.get("title")
-        if not isinstance(title, str) or not {"type", "anyOf"} & value.keys():
-            return told
-        if schemas.setdefault(title, told) != told:
-            raise Undescribed(f"there are two schemas of the name {title}")
-        return {"$ref": f"#/components/schemas/{title}"}
-    if isinstance(value, list | tuple):
-        return [_named(inner, schemas) for inner in value]
-    return value
+        if isinstance(title, str) and {"type", "anyOf"} & value.keys():
+            if schemas.setdefault(title, told) != told:
+                raise Undescribed(f"there are two schemas of the name {title}")
+            told = {"$ref": f"#/components/schemas/{title}"}
+    elif isinstance(value, list | tuple):
+        told = [_named(inner, schemas, done) for inner in value]
+    else:
+        told = value
+    done[id(value)] = told
+    return told

@@ -56,14 +56,14 @@ class Shelves:
     async def documented(self, index: Index) -> Sequence[int]:
         """All ordinals that have a document."""
         shards, known = self._documented
-        if shards == index.root.content:
+        if shards == index.content:
             return known
-        numbers, documented = range(len(index.root.content)), array("I")
+        numbers, documented = range(len(index.content)), array("I")
         for first in range(0, len(numbers), BATCH):
             for shard in (await self._shards(index, numbers[first : first + BATCH])).values():
                 documented.extend(shard.first + place for place, digest in enumerate(shard.metadata) if digest)
                 await asyncio.sleep(0)
-        self._documented = index.root.content, documented
+        self._documented = index.content, documented
         return documented
 
     async def documents(
@@ -90,7 +90,7 @@ class Shelves:
 
     async def _shards(self, index: Index, numbers: Iterable[int]) -> dict[int, ContentShard]:
         """The content shards of these numbers, each checked against what it has to cover."""
-        digests = {number: index.root.content[number] for number in numbers}
+        digests = {number: index.content[number] for number in numbers}
         records = await self._read([(ObjectType.CONTENT, digest) for digest in digests.values()], ContentShard)
         shards = {number: records[digest] for number, digest in digests.items()}
         try:

@@ -24,6 +24,7 @@ from indexer.check import check
 from indexer.registry import Registry, catalogs
 from indexer.status import status
 from sidecar.clock import SystemClock
+from sidecar.contract.objects import ObjectType
 from sidecar.contract.records import FreshnessShard
 from sidecar.contract.words import PullState
 from sidecar.errors import StoreError
@@ -206,7 +207,7 @@ async def look(folder: Path) -> Seen:
             same["root"] = replace(index.root, epoch=0, generation=0, clock=0, parent=None, freshness={})
             same["freshness"] = [
                 replace(record, task_id=None)
-                for digest in index.root.freshness.values()
+                for digest in index.shards[ObjectType.FRESHNESS].values()
                 if isinstance(shard := index.records[digest], FreshnessShard)
                 for record in shard.records
             ]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from sidecar.contract.objects import ObjectType
-from sidecar.contract.records import FreshnessShard, Root, open_record, seal_record
+from sidecar.contract.records import Branch, FreshnessShard, Root, open_record, seal_record
 from sidecar.contract.words import ContentType, PullState, query_hash
 from sidecar.store import Pointer, Store
 from tests.sidecar.contract.tree import Answers, Item, Query, Tree, build
@@ -113,16 +113,23 @@ class World:
         root = open_record(tree.root, objects.pop(tree.root).data, ObjectType.ROOT)
         assert isinstance(root, Root)
         freshness = {}
-        for byte, digest in root.freshness.items():
-            shard = open_record(digest, objects.pop(digest).data, ObjectType.FRESHNESS)
-            assert isinstance(shard, FreshnessShard)
-            records = []
-            for record in shard.records:
-                at_ms, state = chosen[record.hash].pulled_at_ms, chosen[record.hash].state
-                records.append(replace(record, pulled_at_ms=at_ms, state=record.state if state is None else state))
-            sealed = seal_record(FreshnessShard(tuple(records)))
+        for number, digest in root.freshness.items():
+            branch = open_record(digest, objects.pop(digest).data, ObjectType.BRANCH)
+            assert isinstance(branch, Branch)
+            children = {}
+            for place, child in branch.children.items():
+                shard = open_record(child, objects.pop(child).data, ObjectType.FRESHNESS)
+                assert isinstance(shard, FreshnessShard)
+                records = []
+                for record in shard.records:
+                    at_ms, state = chosen[record.hash].pulled_at_ms, chosen[record.hash].state
+                    records.append(replace(record, pulled_at_ms=at_ms, state=record.state if state is None else state))
+                sealed = seal_record(FreshnessShard(tuple(records)))
+                objects[sealed.digest] = sealed
+                children[place] = sealed.digest
+            sealed = seal_record(Branch(ObjectType.FRESHNESS, children))
             objects[sealed.digest] = sealed
-            freshness[byte] = sealed.digest
+            freshness[number] = sealed.digest
         sealed = seal_record(replace(root, freshness=freshness, published_at_ms=published_at_ms))
         return Tree(sealed.digest, {**objects, sealed.digest: sealed})
 

@@ -32,17 +32,23 @@ so that it is stored once.
 3. Pieces of payloads
 ---------------------
 digests         bin, 32 bytes each, end to end.
-shards          bin: a mask of 32 bytes, in which bit (b mod 8) of byte (b div 8) says that there is a shard for the
-                first byte b, then one digest for each set bit in the order of b. The shard of a record is the first
-                byte of its query hash or uuid (customers: the first byte with its low four bits cleared).
-content set     [members, contained, listed]: three digests of bitmaps.
+fan             bin: a mask of 2 bytes, a little-endian number in which bit n says that there is a child n, then one
+                digest for each set bit in the order of n.
+branches        what a list is cut into, so that a change of one child moves few digests: branch n is an object of type
+                10 that has the children 16n to 16n+15 of the list. Shards are the children of a fan of branches; their
+                number is the first byte of the query hash or uuid of their records, so that the branch is the first
+                four bits, and the place in it the next four. Dictionary segments and content shards are numbered in
+                order of ordinal, without gaps, and their branches are digests.
+content set     [members, contained, unlisted]: three digests of bitmaps. Pages list the members that are not in
+                `unlisted`, which is small where `listed` would be members once more.
 
 4. Types
 --------
 1 root          map of "format" (1), "epoch", "generation", "published_at_ms", "clock" (the registry's clock that this
-                state covers), "parent" (digest of the root that it replaces, or nil), "dictionary" [[count, digest]]
-                in order of ordinal, "content" (digests, each of 512 ordinals, the last of what is left), "queries",
-                "freshness", "catalogs", "customers" (shards), "counts" (map of name to number) and "producer".
+                state covers), "parent" (digest of the root that it replaces, or nil), "ordinals" (how many there are),
+                "dictionary" and "content" (digests of branches over segments, and over content shards), "queries",
+                "freshness", "catalogs" (fans of branches over shards), "customers" (fan of shards, by the first four
+                bits of the uuid), "counts" (map of name to number) and "producer".
 2 dictionary segment
                 [first ordinal, types (bin, a byte each: 1 course, 2 course run, 3 program, 4 learner pathway), keys,
                 parents (ordinal of a run's course, or nil), uuids (16 bytes, or nil)]: four columns of one length.
@@ -61,7 +67,8 @@ content set     [members, contained, listed]: three digests of bitmaps.
                 uuid, customer name, title, course modes (JSON text), audit urls (bool), created, modified].
 6 customer shard
                 list of [uuid, slug, has a learner portal (bool), name, modified].
-7 content shard [first ordinal, metadata digests (a digest or nil each), modified (a time each)].
+7 content shard [first ordinal, metadata digests (a digest or nil each), modified (a time each)]. A shard has 512
+                ordinals, the last of them what is left.
 8 bitmap        portable roaring bitmap of ordinals, run-optimised (a container is one of runs only where that is
                 smaller); two bitmaps of the same set are the same bytes.
 9 metadata      [content key, type, parts]: the parts of a JSON document, to be joined in order. A part is bin, or the
@@ -75,6 +82,7 @@ content set     [members, contained, listed]: three digests of bitmaps.
                                           the course's key; the run as a value of course_run_key; the key to enrol
                                           with where there is no portal; the sku of executive education
                 [5, course, run, target]  members enrollment_url and parent_content_key of a run nested in its course
+10 branch       [type of the children (2, 3, 4, 5 or 7), children (fan, not empty)].
 
 5. What a reader may rely on
 ----------------------------
@@ -84,5 +92,6 @@ record, and the other way round. An index that breaks one of these is refused as
 written before the root that needs them, and the root before the pointer: whoever can read a pointer can read all of
 its tree.
 
-Modules: `words` (section 1), `objects` (2), `records` (3 and 4), `index` (5: the read-only index in memory).
+Modules: `words` (section 1), `objects` (2), `records` (3 and 4), `index` (5: the read-only index in memory), which is
+made of `held` (the records of a generation, shared with the one before) and `dictionary` (its keys and ordinals).
 """

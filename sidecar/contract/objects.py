@@ -34,6 +34,7 @@ class ObjectType(IntEnum):
     CONTENT = 7
     BITMAP = 8
     METADATA = 9
+    BRANCH = 10
 
 
 class Sealed(NamedTuple):

@@ -22,9 +22,13 @@ from sidecar.errors import Malformed
 SEGMENT_ORDINALS: Final = 1024
 TAIL_SEGMENT_ORDINALS: Final = 256
 CONTENT_SHARD_ORDINALS: Final = 512
+BRANCH_CHILDREN: Final = 16
 MAX_ORDINAL: Final = 0xFFFF_FFFF
 _MAX_TIME_MS: Final = 0x7FFF_FFFF_FFFF_FFFF
 _TYPES: Final = frozenset(int(t) for t in ContentType)
+BRANCHED: Final = frozenset(
+    {ObjectType.SEGMENT, ObjectType.QUERIES, ObjectType.FRESHNESS, ObjectType.CATALOGS, ObjectType.CONTENT}
+)
 
 Reference = tuple[ObjectType, bytes]
 T = TypeVar("T")
@@ -38,9 +42,15 @@ def segment_starts(ordinals: int) -> list[tuple[int, int]]:
     return starts + [(first, min(TAIL_SEGMENT_ORDINALS, ordinals - first)) for first in tail]
 
 
+def segments_of(ordinals: int) -> int:
+    """How many segments that is."""
+    full, rest = divmod(ordinals, SEGMENT_ORDINALS)
+    return full - (-rest // TAIL_SEGMENT_ORDINALS)
+
+
 def customer_shard(uuid: bytes) -> int:
-    """The shard of a customer: the first byte of its uuid with the low four bits cleared."""
-    return uuid[0] & 0xF0
+    """The shard of a customer: the first four bits of its uuid."""
+    return uuid[0] >> 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +64,8 @@ class Root:
     published_at_ms: int
     clock: int
     parent: bytes | None
-    dictionary: tuple[tuple[int, bytes], ...]
+    ordinals: int
+    dictionary: tuple[bytes, ...]
     content: tuple[bytes, ...]
     queries: Mapping[int, bytes]
     freshness: Mapping[int, bytes]
@@ -62,11 +73,6 @@ class Root:
     customers: Mapping[int, bytes]
     counts: Mapping[str, int]
     producer: str
-
-    @property
-    def ordinals(self) -> int:
-        """How many ordinals the dictionary holds."""
-        return sum(count for count, _ in self.dictionary)
 
     def encode(self) -> bytes:
         return _pack(
@@ -77,12 +83,13 @@ class Root:
                 "published_at_ms": self.published_at_ms,
                 "clock": self.clock,
                 "parent": self.parent,
-                "dictionary": self.dictionary,
+                "ordinals": self.ordinals,
+                "dictionary": b"".join(self.dictionary),
                 "content": b"".join(self.content),
-                "queries": _pack_shards(self.queries),
-                "freshness": _pack_shards(self.freshness),
-                "catalogs": _pack_shards(self.catalogs),
-                "customers": _pack_shards(self.customers),
+                "queries": _pack_fan(self.queries),
+                "freshness": _pack_fan(self.freshness),
+                "catalogs": _pack_fan(self.catalogs),
+                "customers": _pack_fan(self.customers),
                 "counts": dict(sorted(self.counts.items())),
                 "producer": self.producer,
             }
@@ -105,42 +112,67 @@ class Root:
             published_at_ms=_time(fields["published_at_ms"], "published_at_ms"),
             clock=_number(fields["clock"], "clock"),
             parent=_optional(_digest)(fields["parent"], "parent"),
-            dictionary=tuple(
-                (_number(count, "segment count"), _digest(digest, "segment"))
-                for count, digest in _rows(fields["dictionary"], 2, "dictionary")
-            ),
+            ordinals=_number(fields["ordinals"], "ordinals"),
+            dictionary=tuple(_digests(fields["dictionary"], "dictionary")),
             content=tuple(_digests(fields["content"], "content")),
-            queries=_shards(fields["queries"], "queries"),
-            freshness=_shards(fields["freshness"], "freshness"),
-            catalogs=_shards(fields["catalogs"], "catalogs"),
-            customers=_shards(fields["customers"], "customers"),
+            queries=_fan(fields["queries"], "queries"),
+            freshness=_fan(fields["freshness"], "freshness"),
+            catalogs=_fan(fields["catalogs"], "catalogs"),
+            customers=_fan(fields["customers"], "customers"),
             counts={_text(name, "counts"): _number(n, "counts") for name, n in counts.items()},
             producer=_text(fields["producer"], "producer"),
         )
-        counted = [count for count, _ in root.dictionary]
-        # The sum is that of plausible segments before anything of its size is built.
-        if (
-            max(counted, default=0) > SEGMENT_ORDINALS
-            or [count for _, count in segment_starts(sum(counted))] != counted
+        for name, branches, children in (
+            ("dictionary", root.dictionary, segments_of(root.ordinals)),
+            ("content", root.content, -(-root.ordinals // CONTENT_SHARD_ORDINALS)),
         ):
-            raise Malformed(f"dictionary: segments of {counted[:8]} ordinals")
-        if len(root.content) != -(-root.ordinals // CONTENT_SHARD_ORDINALS):
-            raise Malformed(f"content: {len(root.content)} shards for {root.ordinals} ordinals")
+            if len(branches) != -(-children // BRANCH_CHILDREN):
+                raise Malformed(f"{name}: {len(branches)} branches for {root.ordinals} ordinals")
         return root
 
     def references(self) -> Iterator[Reference]:
-        for _, digest in self.dictionary:
-            yield ObjectType.SEGMENT, digest
-        for digest in self.content:
-            yield ObjectType.CONTENT, digest
-        for kind, shards in (
-            (ObjectType.QUERIES, self.queries),
-            (ObjectType.FRESHNESS, self.freshness),
-            (ObjectType.CATALOGS, self.catalogs),
-            (ObjectType.CUSTOMERS, self.customers),
-        ):
-            for digest in shards.values():
-                yield kind, digest
+        for branches in (self.dictionary, self.content):
+            for digest in branches:
+                yield ObjectType.BRANCH, digest
+        for fan in (self.queries, self.freshness, self.catalogs):
+            for digest in fan.values():
+                yield ObjectType.BRANCH, digest
+        for digest in self.customers.values():
+            yield ObjectType.CUSTOMERS, digest
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Sixteen places of one of the root's lists, so that what changes in one of them moves the digests of no others."""
+
+    TYPE: ClassVar = ObjectType.BRANCH
+
+    kind: ObjectType
+    children: Mapping[int, bytes]
+
+    def encode(self) -> bytes:
+        return _pack([self.kind, _pack_fan(self.children)])
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        kind, children = _row(_unpack(payload), 2, "branch")
+        if _number(kind, "kind") not in BRANCHED:
+            raise Malformed(f"a branch of type {kind}")
+        branch = cls(ObjectType(kind), _fan(children, "branch"))
+        if not branch.children:
+            raise Malformed("a branch without children")
+        return branch
+
+    def references(self) -> Iterator[Reference]:
+        return ((self.kind, digest) for digest in self.children.values())
+
+
+def branches_of(kind: ObjectType, children: Mapping[int, bytes]) -> dict[int, Branch]:
+    """The branches, by number, over the objects of one kind by their numbers: shards by first byte, others by place."""
+    fans: dict[int, dict[int, bytes]] = {}
+    for number in sorted(children):
+        fans.setdefault(number // BRANCH_CHILDREN, {})[number % BRANCH_CHILDREN] = children[number]
+    return {number: Branch(kind, fan) for number, fan in fans.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +214,11 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class ContentSet:
-    """The digests of the three bitmaps of a query, for one version of the API."""
+    """The digests of a query's three bitmaps, for one version of the API; `unlisted`: members that no page lists."""
 
     members: bytes
     contained: bytes
-    listed: bytes
+    unlisted: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +246,7 @@ class QueryShard:
 
     def encode(self) -> bytes:
         def three(s: ContentSet | None) -> list[bytes] | None:
-            return None if s is None else [s.members, s.contained, s.listed]
+            return None if s is None else [s.members, s.contained, s.unlisted]
 
         rows = [
             (r.hash, r.id, r.uuid, r.title, r.content_filter, three(r.v1), three(r.v2), r.overrides_v1, r.overrides_v2)
@@ -253,7 +285,7 @@ class QueryShard:
                 if content is not None:
                     yield ObjectType.BITMAP, content.members
                     yield ObjectType.BITMAP, content.contained
-                    yield ObjectType.BITMAP, content.listed
+                    yield ObjectType.BITMAP, content.unlisted
             for _, digest in record.overrides_v1 + record.overrides_v2:
                 yield ObjectType.METADATA, digest
 
@@ -451,7 +483,8 @@ class Bitmap:
     @classmethod
     def of(cls, ordinals: Iterable[int]) -> Self:
         """The bitmap of these ordinals."""
-        return cls(_optimised(BitMap(array("I", sorted(ordinals)))))
+        array_ = ordinals.to_array() if isinstance(ordinals, BitMap) else array("I", sorted(ordinals))
+        return cls(_optimised(BitMap(array_)))
 
     def encode(self) -> bytes:
         """The one encoding of the set, whatever operations have made the bitmap."""
@@ -542,10 +575,22 @@ class Metadata:
         return iter(())
 
 
-Record = Root | Segment | QueryShard | FreshnessShard | CatalogShard | CustomerShard | ContentShard | Bitmap | Metadata
+Record = (
+    Root
+    | Branch
+    | Segment
+    | QueryShard
+    | FreshnessShard
+    | CatalogShard
+    | CustomerShard
+    | ContentShard
+    | Bitmap
+    | Metadata
+)
 
 _RECORDS: Final[Mapping[ObjectType, type[Record]]] = {
     ObjectType.ROOT: Root,
+    ObjectType.BRANCH: Branch,
     ObjectType.SEGMENT: Segment,
     ObjectType.QUERIES: QueryShard,
     ObjectType.FRESHNESS: FreshnessShard,
@@ -682,27 +727,25 @@ def _digests(value: Any, what: str) -> list[bytes]:
     return [joined[i : i + DIGEST_BYTES] for i in range(0, len(joined), DIGEST_BYTES)]
 
 
-def _shards(value: Any, what: str) -> dict[int, bytes]:
+def _fan(value: Any, what: str) -> dict[int, bytes]:
     joined = _bytes(value, what)
-    if len(joined) < 32:
-        raise Malformed(f"{what}: {len(joined)} bytes, less than the mask of shards")
-    present = [b for b in range(256) if joined[b // 8] >> b % 8 & 1]
-    digests = _digests(joined[32:], what)
-    if len(digests) != len(present):
-        raise Malformed(f"{what}: the mask names {len(present)} shards, {len(digests)} follow")
-    return dict(zip(present, digests, strict=True))
+    if len(joined) < 2:
+        raise Malformed(f"{what}: {len(joined)} bytes, less than the mask of children")
+    mask = int.from_bytes(joined[:2], "little")
+    digests = _digests(joined[2:], what)
+    if len(digests) != mask.bit_count():
+        raise Malformed(f"{what}: the mask names {mask.bit_count()} children, {len(digests)} follow")
+    return dict(zip((n for n in range(BRANCH_CHILDREN) if mask >> n & 1), digests, strict=True))
 
 
-def _pack_shards(shards: Mapping[int, bytes]) -> bytes:
-    mask = bytearray(32)
-    for b in shards:
-        mask[b // 8] |= 1 << b % 8
-    return bytes(mask) + b"".join(shards[b] for b in sorted(shards))
+def _pack_fan(children: Mapping[int, bytes]) -> bytes:
+    mask = sum(1 << n for n in children)
+    return mask.to_bytes(2, "little") + b"".join(children[n] for n in sorted(children))
 
 
 def _content_set(value: Any, what: str) -> ContentSet:
-    members, contained, listed = _row(value, 3, what)
-    return ContentSet(_digest(members, "members"), _digest(contained, "contained"), _digest(listed, "listed"))
+    members, contained, unlisted = _row(value, 3, what)
+    return ContentSet(_digest(members, "members"), _digest(contained, "contained"), _digest(unlisted, "unlisted"))
 
 
 def _overrides(value: Any) -> tuple[tuple[int, bytes], ...]:

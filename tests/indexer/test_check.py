@@ -1,6 +1,6 @@
 """Checking a tree: sound ones pass, and each kind of damage is named, several at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import pytest
 from indexer.check import check
 from sidecar.contract.objects import ObjectType, Sealed
 from sidecar.contract.records import (
+    BRANCH_CHILDREN,
     Bitmap,
     ContentSet,
     ContentShard,
@@ -17,6 +18,7 @@ from sidecar.contract.records import (
     QueryShard,
     Record,
     Root,
+    branches_of,
     open_record,
     seal_record,
 )
@@ -70,12 +72,30 @@ class Tree:
         digest = self.put(replace(self.root, **fields))
         await self.store.reset(self.pointer._replace(digest=digest))
 
+    def shards(self, branches: Mapping[int, bytes]) -> dict[int, bytes]:
+        return {
+            number * BRANCH_CHILDREN + place: digest
+            for number, branch in branches.items()
+            for place, digest in self.open(ObjectType.BRANCH, branch).children.items()
+        }
+
+    def branches(self, kind: ObjectType, shards: Mapping[int, bytes]) -> dict[int, bytes]:
+        return {number: self.put(branch) for number, branch in branches_of(kind, shards).items()}
+
+    @property
+    def content(self) -> list[bytes]:
+        return list(self.shards(dict(enumerate(self.root.content))).values())
+
+    async def change_content(self, shard: ContentShard) -> None:
+        branches = self.branches(ObjectType.CONTENT, {0: self.put(shard)})
+        await self.publish(content=tuple(branches.values()))
+
     async def change_queries(self, change: Callable[[Any], Any]) -> None:
         shards = {
             byte: self.put(QueryShard(tuple(map(change, self.open(ObjectType.QUERIES, digest).records))))
-            for byte, digest in self.root.queries.items()
+            for byte, digest in self.shards(self.root.queries).items()
         }
-        await self.publish(queries=shards)
+        await self.publish(queries=self.branches(ObjectType.QUERIES, shards))
 
     def ordinals(self, digest: bytes) -> set[int]:
         return set(self.open(ObjectType.BITMAP, digest).ordinals)
@@ -115,7 +135,7 @@ async def test_one_flipped_bit_is_found_in_every_object(store: MemoryStore) -> N
 
 async def test_several_problems_are_all_reported(store: MemoryStore) -> None:
     tree = await tree_of(store)
-    documents = [d for digest in tree.root.content for d in tree.open(ObjectType.CONTENT, digest).metadata if d]
+    documents = [d for digest in tree.content for d in tree.open(ObjectType.CONTENT, digest).metadata if d]
     del store.objects[documents[0]]
     store.objects[documents[1]] = b"short"
     found = await problems(store)
@@ -144,21 +164,19 @@ async def test_an_index_that_does_not_fit_together_is_a_problem(store: MemorySto
 
 async def test_a_document_that_stands_in_anothers_place_is_a_problem(store: MemoryStore) -> None:
     tree = await tree_of(store)
-    (digest,) = tree.root.content
+    (digest,) = tree.content
     shard = tree.open(ObjectType.CONTENT, digest)
     documents = list(shard.metadata)
     documents[0], documents[1] = documents[1], documents[0]
-    changed = tree.put(ContentShard(shard.first, tuple(documents), shard.modified_ms))
-    await tree.publish(content=(changed,))
+    await tree.change_content(ContentShard(shard.first, tuple(documents), shard.modified_ms))
     assert sum("stands where" in problem for problem in await problems(store)) == 2
 
 
 async def test_a_content_shard_of_other_ordinals_is_a_problem(store: MemoryStore) -> None:
     tree = await tree_of(store)
-    (digest,) = tree.root.content
+    (digest,) = tree.content
     shard = tree.open(ObjectType.CONTENT, digest)
-    changed = tree.put(ContentShard(shard.first, shard.metadata[:-1], shard.modified_ms[:-1]))
-    await tree.publish(content=(changed,))
+    await tree.change_content(ContentShard(shard.first, shard.metadata[:-1], shard.modified_ms[:-1]))
     (problem,) = await problems(store)
     assert problem.startswith("content shard 0: ")
 
@@ -192,9 +210,9 @@ async def test_an_override_that_is_no_document_is_a_problem(store: MemoryStore) 
             lambda tree, s: ContentSet(s.members, s.contained, tree.put(Bitmap.of(range(6)))),
             "items that are no members",
         ),
-        (lambda tree, s: ContentSet(s.members, tree.put(Bitmap.of(())), s.listed), "are not contained"),
+        (lambda tree, s: ContentSet(s.members, tree.put(Bitmap.of(())), s.unlisted), "are not contained"),
         (
-            lambda tree, s: ContentSet(s.members, tree.put(Bitmap.of(range(6))), s.listed),
+            lambda tree, s: ContentSet(s.members, tree.put(Bitmap.of(range(6))), s.unlisted),
             "neither it, its course nor a run is a member",
         ),
     ],
@@ -214,7 +232,7 @@ async def test_a_course_of_a_member_run_that_is_not_contained_is_a_problem(tmp_p
         await here.build()
     tree = await tree_of(store)
     await tree.change_queries(
-        lambda record: replace(record, v1=ContentSet(record.v1.members, record.v1.members, record.v1.listed))
+        lambda record: replace(record, v1=ContentSet(record.v1.members, record.v1.members, record.v1.unlisted))
     )
     assert any("the course of a member run" in found for found in await problems(store))
 
@@ -232,10 +250,11 @@ async def test_an_older_generation_can_be_checked(tmp_path: Path) -> None:
 
 async def test_freshness_without_a_query_is_a_problem(store: MemoryStore) -> None:
     tree = await tree_of(store)
-    byte, digest = next(iter(tree.root.queries.items()))
-    queries = {b: d for b, d in tree.root.queries.items() if b != byte}
-    assert isinstance(tree.open(ObjectType.FRESHNESS, tree.root.freshness[byte]), FreshnessShard)
-    assert digest
-    await tree.publish(queries=queries)
+    queries = tree.shards(tree.root.queries)
+    byte = next(iter(queries))
+    del queries[byte]
+    freshness = tree.shards(tree.root.freshness)
+    assert isinstance(tree.open(ObjectType.FRESHNESS, freshness[byte]), FreshnessShard)
+    await tree.publish(queries=tree.branches(ObjectType.QUERIES, queries))
     (problem,) = await problems(store)
     assert "freshness of" in problem or "rests on a query" in problem

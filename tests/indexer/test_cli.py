@@ -482,7 +482,8 @@ class TestDump:
         root = self.dump(filled, "root")
         assert (root["type"], root["record"]["generation"]) == ("ROOT", 1)
         assert self.dump(filled, root["digest"]) == root
-        (shard,) = root["record"]["catalogs"].values()
+        (branch,) = root["record"]["catalogs"].values()
+        (shard,) = self.dump(filled, branch)["record"]["children"].values()
         for name in (shard, shard[:12], shard[:12].upper()):
             assert self.dump(filled, name)["record"]["records"][0]["title"] == "a"
 
@@ -510,7 +511,8 @@ class TestDump:
 
     def test_of_documents_and_bitmaps(self, filled: Installation) -> None:
         root = self.dump(filled, "root")["record"]
-        (content,) = [self.dump(filled, digest) for digest in root["content"]]
+        (branch,) = [self.dump(filled, digest) for digest in root["content"]]
+        (content,) = [self.dump(filled, digest) for digest in branch["record"]["children"].values()]
         documents = [self.dump(filled, digest)["record"] for digest in content["record"]["metadata"] if digest]
         assert [(d["key"], d["document"]["title"]) for d in documents] == [("A+1", "A course"), ("B+1", "A course")]
         query = self.dump(filled, query_hash(COURSES).hex())[0]

@@ -80,6 +80,10 @@ async def test_a_digest_is_found_by_its_beginning(store: MemoryStore) -> None:
     root, record = await find(store, "root")
     assert record.TYPE is ObjectType.ROOT
     below = {digest.hex() for _, digest in record.references()}
+    for kind, inner in record.references():
+        if kind is ObjectType.BRANCH:
+            _, branch = await find(store, inner.hex())
+            below |= {child.hex() for _, child in branch.references()}
     for digest in below:
         found, _ = await find(store, digest[:16])
         assert found == digest

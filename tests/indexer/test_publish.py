@@ -195,11 +195,12 @@ class TestACommit:
             await built(here)
             store.written.clear()
             assert await here.build() is not None
-            assert set(store.written) <= {ObjectType.ROOT, ObjectType.FRESHNESS}
+            assert set(store.written) <= {ObjectType.ROOT, ObjectType.BRANCH, ObjectType.FRESHNESS}
+            assert store.written[ObjectType.BRANCH] <= store.written[ObjectType.FRESHNESS]
             store.written.clear()
             await here.add("new", COURSES)
             await here.publish()
-            assert store.written == {ObjectType.ROOT: 1, ObjectType.CATALOGS: 1}
+            assert store.written == {ObjectType.ROOT: 1, ObjectType.BRANCH: 1, ObjectType.CATALOGS: 1}
             store.written.clear()
             source_of(here).courses[1] = course("B+1", run("b1", active=False), title="New")
             await here.pull()

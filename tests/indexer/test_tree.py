@@ -56,7 +56,7 @@ async def test_a_missing_and_a_damaged_object_are_different_errors(here: World) 
     await here.add("a", {"content_type": "course"})
     root = await build(here)
     assert isinstance(here.store, MemoryStore)
-    shard = next(iter((await here.index()).root.queries.values()))
+    shard = next(iter((await here.index()).shards[ObjectType.QUERIES].values()))
     data = here.store.objects.pop(shard)
     with pytest.raises(ObjectMissing, match=f"queries {shard.hex()} is not in the store"):
         await tree.references(here.store, root)

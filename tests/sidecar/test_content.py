@@ -183,7 +183,7 @@ async def test_a_document_that_no_tier_has_whole_is_no_shorter_page(rig: Rig, le
 async def test_a_content_shard_that_no_tier_has_is_no_empty_answer(rig: Rig) -> None:
     generation = rig.sidecar.current.generation
     assert generation is not None
-    held = {digest: rig.store.objects.pop(digest) for digest in generation.index.root.content}
+    held = {digest: rig.store.objects.pop(digest) for digest in generation.index.content}
     for path in (pages(EVERYTHING), "/api/v1/content-metadata/", f"/api/v1/content-metadata/{MITX}"):
         assert (await rig.get(path))[0] == 503
     answer = await rig.client.post(diff(EVERYTHING), json={"content_keys": [MITX]})
@@ -417,10 +417,10 @@ def test_a_uuid_is_looked_up_among_those_that_have_one() -> None:
     uuids.insert(1, None)
     count = len(uuids)
     segment = Segment(0, bytes([ContentType.COURSE]) * count, tuple("abcde"), (None,) * count, tuple(uuids))
-    dictionary = Dictionary([segment])
+    dictionary = Dictionary().after((segment,), count)
     found: dict[int, Any] = {n: dictionary.of_uuid(str(UUID(int=n))) for n in (5, 3, 9, 0, 4, 10)}
     assert found == {5: 0, 3: 2, 9: 3, 0: None, 4: None, 10: None}
-    assert Dictionary([]).of_uuid(str(UUID(int=5))) is None
+    assert Dictionary().of_uuid(str(UUID(int=5))) is None
 
 
 class TestAStateThatTheCallerKnowsOf:

@@ -7,8 +7,9 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
+from sidecar.contract.index import Index
 from sidecar.contract.objects import ObjectType
-from sidecar.copier import LOOK_S, RETRY_S, Copier
+from sidecar.copier import LOOK_S, RETRY_S, SWEEP_S, Copier
 from sidecar.current import Current, Generation
 from sidecar.memory import Memory
 from sidecar.metrics import Metrics
@@ -74,7 +75,31 @@ async def test_two_generations_are_kept(rig: Rig) -> None:
     for its in trees:
         assert await rig.copier.copy(await rig.serve(its))
         await rig.settled()
+        rig.clock.ms += int(SWEEP_S * 1000)
     assert rig.disk_store.objects.keys() == trees[1].objects.keys() | trees[2].objects.keys()
+
+
+async def test_between_two_sweeps_what_no_generation_needs_stays(rig: Rig) -> None:
+    trees = [tree(n, f"edX+C{n}") for n in range(1, 5)]
+    for its in trees:
+        assert await rig.copier.copy(await rig.serve(its))
+        await rig.settled()
+    assert rig.disk_store.objects.keys() == set().union(*(its.objects.keys() for its in trees))
+
+
+async def test_a_copy_is_complete_when_it_followed_every_generation_as_the_one_before_it(rig: Rig) -> None:
+    """Each index is assembled from the one before, as the follower does; some generations are never copied."""
+    index = None
+    for n in range(1, 9):
+        its = tree(n, f"edX+C{n % 3}")
+        pointer = await publish(rig.store, its)
+        index = Index.assemble(its.root, its.records(), index)
+        generation = Generation.of(pointer, index)
+        rig.current.swap(generation)
+        if n % 3:
+            assert await rig.copier.copy(generation)
+            assert rig.disk_store.objects.keys() >= its.objects.keys()
+        rig.clock.ms += int(SWEEP_S * 600)
 
 
 async def test_the_next_generation_costs_only_what_is_new(rig: Rig) -> None:

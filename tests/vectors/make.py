@@ -31,6 +31,7 @@ from sidecar.contract.records import (
     Root,
     RunEnrollment,
     Segment,
+    branches_of,
     open_record,
     seal_record,
 )
@@ -71,6 +72,16 @@ def _vectors() -> dict[str, Vector]:
     def add(name: str, record: Record, shows: str) -> bytes:
         vectors[name] = Vector(record, shows)
         return uncompressed(record).digest
+
+    def branches(field: str, kind: ObjectType, children: Mapping[int, bytes]) -> dict[int, bytes]:
+        return {
+            number: add(
+                f"branch_{field}_{number:x}",
+                branch,
+                f"of {field}: {', '.join(f'{16 * number + place:#04x}' for place in branch.children)}",
+            )
+            for number, branch in branches_of(kind, children).items()
+        }
 
     segment = add(
         "segment",
@@ -238,14 +249,14 @@ def _vectors() -> dict[str, Vector]:
         )
     }
     customers = {
-        0x10: add(
+        0x1: add(
             "customers",
             CustomerShard((CustomerRecord(customer, "ouverte", True, "Université Ouverte", PUBLISHED_MS),)),
-            "a customer, in the shard of its uuid's first byte without the low four bits",
+            "a customer, in the shard of the first four bits of its uuid",
         )
     }
     counts = {"catalogs": 2, "content": 6, "customers": 1, "queries": 2}
-    nothing = Root(1, 1, 0, 0, None, (), (), {}, {}, {}, {}, {}, "")
+    nothing = Root(1, 1, 0, 0, None, 0, (), (), {}, {}, {}, {}, {}, "")
     parent = add("root_empty", nothing, "the first generation of an empty registry")
     add(
         "root",
@@ -255,11 +266,12 @@ def _vectors() -> dict[str, Vector]:
             published_at_ms=PUBLISHED_MS,
             clock=41,
             parent=parent,
-            dictionary=((6, segment),),
-            content=(content,),
-            queries=queries,
-            freshness=freshness,
-            catalogs=catalogs,
+            ordinals=6,
+            dictionary=tuple(branches("dictionary", ObjectType.SEGMENT, {0: segment}).values()),
+            content=tuple(branches("content", ObjectType.CONTENT, {0: content}).values()),
+            queries=branches("queries", ObjectType.QUERIES, queries),
+            freshness=branches("freshness", ObjectType.FRESHNESS, freshness),
+            catalogs=branches("catalogs", ObjectType.CATALOGS, catalogs),
             customers=customers,
             counts=counts,
             producer="tests/vectors",

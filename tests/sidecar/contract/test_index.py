@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from sidecar.contract.index import IN_INDEX, Content, Index, check_content, index_references
 from sidecar.contract.objects import ObjectType, seal
 from sidecar.contract.records import (
+    BRANCH_CHILDREN,
     Bitmap,
+    Branch,
     CatalogShard,
     ContentSet,
     ContentShard,
@@ -23,7 +25,9 @@ from sidecar.contract.records import (
     Record,
     Root,
     Segment,
+    branches_of,
     open_record,
+    seal_record,
 )
 from sidecar.contract.words import ContentType, PullState, fold, query_hash
 from sidecar.errors import ContractError, Malformed
@@ -261,12 +265,20 @@ def test_every_answer_is_that_of_plain_sets(
             for ordinal, key in enumerate(keys):
                 assert (ordinal in bitmaps.members) is (key in plain.members)
                 assert (ordinal in bitmaps.contained) is (key in plain.contained)
-                assert (ordinal in bitmaps.listed) is (key in plain.listed)
+                assert (ordinal in bitmaps.listed) is (key in plain.members & plain.listed)
     assert len(index.catalogs) == len(catalogs)
     assert sum(map(len, index.of_customer.values())) == len(catalogs)
 
 
 # Generations that break what a reader may rely on.
+
+
+FIELDS = {
+    "queries": ObjectType.QUERIES,
+    "freshness": ObjectType.FRESHNESS,
+    "catalogs": ObjectType.CATALOGS,
+    "customers": ObjectType.CUSTOMERS,
+}
 
 
 class Broken:
@@ -284,6 +296,29 @@ class Broken:
         places = [digest for digest, record in self.records.items() if isinstance(record, kind)]
         changed: Any = change(cast(R, self.records[places[number]]))
         self.records[places[number]] = changed
+
+    def shards(self, field: str) -> dict[int, bytes]:
+        """The digests of shards of a field of the root, by their numbers."""
+        fan: Mapping[int, bytes] = getattr(self.of(Root)[0], field)
+        if field == "customers":
+            return dict(fan)
+        found: dict[int, bytes] = {}
+        for number, digest in fan.items():
+            branch = self.records[digest]
+            assert isinstance(branch, Branch)
+            found.update((number * BRANCH_CHILDREN + place, child) for place, child in branch.children.items())
+        return found
+
+    def put_shards(self, field: str, kind: ObjectType, shards: Mapping[int, bytes]) -> None:
+        """Has the root refer to these shards."""
+        fan = dict(shards)
+        if field != "customers":
+            fan = {}
+            for number, branch in branches_of(kind, shards).items():
+                fan[number] = seal_record(branch).digest
+                self.records[fan[number]] = branch
+        rows: Mapping[str, Any] = {field: fan}
+        self.change(Root, lambda root: replace(root, **rows))
 
     def refused(self) -> str:
         with pytest.raises(Malformed) as caught:
@@ -329,7 +364,7 @@ def test_a_generation_with_a_record_of_another_type_in_the_place_of_any_is_refus
             whole.refused()
 
 
-@pytest.mark.parametrize("field", ["members", "contained", "listed"])
+@pytest.mark.parametrize("field", ["members", "contained", "unlisted"])
 @pytest.mark.parametrize("version", ["v1", "v2"])
 @pytest.mark.parametrize("ordinal", [len(KEYS), 70_000, 0xFFFF_FFFF])
 def test_a_bitmap_with_an_ordinal_outside_of_the_dictionary_is_refused(field: str, version: str, ordinal: int) -> None:
@@ -398,23 +433,25 @@ def _columns(segment: Segment, count: int) -> Segment:
 def test_a_segment_of_another_size_than_the_root_says_is_refused(count: int) -> None:
     whole = broken()
     whole.change(Segment, lambda segment: _columns(segment, count))
-    assert "the root says" in whole.refused()
+    assert "where there are" in whole.refused()
 
 
 @pytest.mark.parametrize("first", [1, 8, 256, 1024, 0xFFFF_FFFF])
 def test_a_segment_that_begins_elsewhere_is_refused(first: int) -> None:
     whole = broken()
     whole.change(Segment, lambda segment: replace(segment, first=first))
-    assert "begins at" in whole.refused()
+    assert "where there are" in whole.refused()
 
 
 def test_segments_in_another_order_are_refused() -> None:
     whole = Broken(build([Item(f"org+{n}") for n in range(600)]))
-    (a, b, c) = whole.of(Root)[0].dictionary
-    for order in itertools.permutations((a[1], b[1], c[1])):
-        counts = (256, 256, 88)
-        whole.change(Root, lambda r, o=order, n=counts: replace(r, dictionary=tuple(zip(n, o, strict=True))))  # type: ignore[misc]
-        if order == (a[1], b[1], c[1]):
+    (place,) = whole.of(Root)[0].dictionary
+    branch = whole.records[place]
+    assert isinstance(branch, Branch)
+    segments = tuple(branch.children.values())
+    for order in itertools.permutations(segments):
+        whole.records[place] = Branch(ObjectType.SEGMENT, dict(enumerate(order)))
+        if order == segments:
             Index.assemble(whole.root, whole.records)
         else:
             whole.refused()
@@ -443,14 +480,9 @@ def test_a_query_that_is_gone_while_a_catalog_needs_it_is_refused() -> None:
     for gone in (ALL, SOME, NEVER):
         whole = broken()
         byte = query_hash(gone)[0]
-        whole.change(
-            Root,
-            lambda root, b=byte: replace(  # type: ignore[misc]
-                root,
-                queries={k: d for k, d in root.queries.items() if k != b},
-                freshness={k: d for k, d in root.freshness.items() if k != b},
-            ),
-        )
+        for field in ("queries", "freshness"):
+            left = {number: digest for number, digest in whole.shards(field).items() if number != byte}
+            whole.put_shards(field, FIELDS[field], left)
         assert "rests on a query" in whole.refused()
 
 
@@ -466,37 +498,47 @@ def test_a_freshness_record_without_a_query_is_refused() -> None:
     assert "have no record" in whole.refused()
 
 
-@pytest.mark.parametrize("field", ["queries", "freshness", "catalogs", "customers"])
+@pytest.mark.parametrize("field", FIELDS)
 def test_a_shard_under_another_byte_is_refused(field: str) -> None:
     whole = broken()
-
-    def change(root: Root) -> Root:
-        (byte, digest), *others = getattr(root, field).items()
-        free = next(b for b in range(256) if b not in getattr(root, field) and b != byte)
-        moved: Mapping[str, Any] = {field: {free: digest, **dict(others)}}
-        return replace(root, **moved)
-
-    whole.change(Root, change)
+    shards = whole.shards(field)
+    byte = next(iter(shards))
+    free = next(b for b in range(256) if b not in shards)
+    whole.put_shards(field, FIELDS[field], {**shards, free: shards.pop(byte)})
     assert "shard" in whole.refused()
 
 
-@pytest.mark.parametrize("field", ["queries", "freshness", "catalogs", "customers"])
+def test_a_branch_over_objects_of_another_kind_is_refused() -> None:
+    for field, other in (("queries", "catalogs"), ("dictionary", "content")):
+        whole = broken()
+        rows: Mapping[str, Any] = {field: getattr(whole.of(Root)[0], other)}
+        whole.change(Root, lambda root, rows=rows: replace(root, **rows))  # type: ignore[misc]
+        assert "is referenced" in whole.refused()
+
+
+def test_a_list_with_a_gap_is_refused() -> None:
+    for kind in (ObjectType.SEGMENT, ObjectType.CONTENT):
+        whole = Broken(build([Item(f"org+{n}") for n in range(1025)]))
+        place = next(d for d, r in whole.records.items() if isinstance(r, Branch) and r.kind is kind)
+        branch = whole.records[place]
+        assert isinstance(branch, Branch)
+        for children in ({0: branch.children[0], 2: branch.children[1]}, {0: branch.children[0]}):
+            whole.records[place] = Branch(kind, children)
+            assert "have a digest" in whole.refused()
+
+
+@pytest.mark.parametrize("field", FIELDS)
 def test_a_shard_in_two_places_is_refused(field: str) -> None:
     whole = broken()
-
-    def change(root: Root) -> Root:
-        ((_, digest), *_) = getattr(root, field).items()
-        free = next(b for b in range(256) if b not in getattr(root, field))
-        twice: Mapping[str, Any] = {field: {**getattr(root, field), free: digest}}
-        return replace(root, **twice)
-
-    whole.change(Root, change)
+    shards = whole.shards(field)
+    free = next(b for b in range(256) if b not in shards)
+    whole.put_shards(field, FIELDS[field], {**shards, free: next(iter(shards.values()))})
     whole.refused()
 
 
-def test_the_customers_of_a_byte_with_low_bits_lie_under_the_byte_without_them() -> None:
+def test_the_customers_whose_uuids_begin_with_the_same_four_bits_lie_together() -> None:
     whole = broken()
-    assert set(whole.of(Root)[0].customers) == {0x00, 0x10, 0xF0}
+    assert set(whole.of(Root)[0].customers) == {0x0, 0x1, 0xF}
     shard = next(s for s in whole.of(CustomerShard) if len(s.records) == 2)
     assert [record.uuid[0] for record in shard.records] == [0x00, 0x0F]
 
@@ -507,7 +549,7 @@ def test_the_customers_of_a_byte_with_low_bits_lie_under_the_byte_without_them()
 def test_the_content_shards_of_a_generation_pass() -> None:
     tree = build([Item(f"org+{n}", document=b"{}") for n in range(1100)])
     index = tree.assembled()
-    shards = [tree.records()[digest] for digest in index.root.content]
+    shards = [tree.records()[digest] for digest in index.content]
     for number, shard in enumerate(shards):
         assert isinstance(shard, ContentShard)
         check_content(index, number, shard)
@@ -590,7 +632,7 @@ def test_any_records_that_do_not_fit_give_a_refusal_or_answers_inside_of_the_dic
 
 
 def test_a_content_set_may_name_one_bitmap_three_times() -> None:
-    index = build(CONTENT, [Query(ALL, Answers({KEYS[0]}, {KEYS[0]}, {KEYS[0]}))]).assembled()
+    index = build(CONTENT, [Query(ALL, Answers({KEYS[0]}, {KEYS[0]}, set()))]).assembled()
     record = index.queries[query_hash(ALL)].record
     assert isinstance(record.v1, ContentSet)
-    assert len({record.v1.members, record.v1.contained, record.v1.listed}) == 1
+    assert len({record.v1.members, record.v1.contained, record.v1.unlisted}) == 1

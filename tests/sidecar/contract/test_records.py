@@ -19,10 +19,12 @@ from pyroaring import BitMap
 
 from sidecar.contract.objects import ObjectType, digest_of, seal
 from sidecar.contract.records import (
+    BRANCHED,
     MAX_ORDINAL,
     PLACES,
     Activity,
     Bitmap,
+    Branch,
     CatalogRecord,
     CatalogShard,
     ContentSet,
@@ -41,10 +43,12 @@ from sidecar.contract.records import (
     Root,
     RunEnrollment,
     Segment,
+    branches_of,
     customer_shard,
     open_record,
     seal_record,
     segment_starts,
+    segments_of,
 )
 from sidecar.contract.words import ContentType, PullState
 from sidecar.errors import ContractError, Malformed, WrongType
@@ -60,24 +64,25 @@ keys = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 types = st.sampled_from(ContentType)
 content_sets = st.builds(ContentSet, digests, digests, digests)
 overrides = st.dictionaries(ordinals, digests, max_size=4).map(lambda rows: tuple(sorted(rows.items())))
-shard_maps = st.dictionaries(st.integers(0, 255), digests, max_size=5)
+fans = st.dictionaries(st.integers(0, 15), digests, max_size=5)
 
 
 @st.composite
 def roots(draw: st.DrawFn) -> Root:
-    counts = [count for _, count in segment_starts(draw(st.integers(0, 5000)))]
+    ordinals_ = draw(st.integers(0, 50_000))
     return Root(
         epoch=draw(numbers),
         generation=draw(numbers),
         published_at_ms=draw(numbers),
         clock=draw(numbers),
         parent=draw(st.none() | digests),
-        dictionary=tuple((count, draw(digests)) for count in counts),
-        content=tuple(draw(digests) for _ in range(0, sum(counts), 512)),
-        queries=draw(shard_maps),
-        freshness=draw(shard_maps),
-        catalogs=draw(shard_maps),
-        customers=draw(shard_maps),
+        ordinals=ordinals_,
+        dictionary=tuple(draw(digests) for _ in range(0, len(segment_starts(ordinals_)), 16)),
+        content=tuple(draw(digests) for _ in range(0, ordinals_, 16 * 512)),
+        queries=draw(fans),
+        freshness=draw(fans),
+        catalogs=draw(fans),
+        customers=draw(fans),
         counts=draw(st.dictionaries(texts, numbers, max_size=4)),
         producer=draw(texts),
     )
@@ -166,7 +171,8 @@ places = st.one_of(
     st.builds(RunEnrollment, bins, bins, bins),
 )
 documents = st.builds(Metadata, keys, types, st.lists(bins | places, max_size=5).map(tuple))
-records = st.one_of(roots(), segments(), shards(), content_shards(), bitmaps, documents)
+branches = st.builds(Branch, st.sampled_from(sorted(BRANCHED)), fans.filter(bool))
+records = st.one_of(roots(), branches, segments(), shards(), content_shards(), bitmaps, documents)
 
 
 @given(records)
@@ -260,9 +266,9 @@ def test_what_is_no_record_at_all_is_refused(payload: bytes) -> None:
 
 D1, D2, D3 = (bytes([n]) * 32 for n in (1, 2, 3))
 H1, H2, H3 = (bytes([n]) * 16 for n in (1, 2, 3))
-MASK = bytes([0b1000_0010, *[0] * 30, 0b1000_0000])
-SHARDS = MASK + D1 + D2 + D3
-NO_SHARDS = bytes(32)
+MASK = bytes([0b1000_0010, 0b1000_0000])
+FAN = MASK + D1 + D2 + D3
+NOTHING = bytes(2)
 
 ROOT: dict[str, Any] = {
     "format": 1,
@@ -271,15 +277,17 @@ ROOT: dict[str, Any] = {
     "published_at_ms": 3,
     "clock": 4,
     "parent": None,
-    "dictionary": [[1024, D1], [256, D2], [10, D3]],
+    "ordinals": 17 * 1024 + 266,
+    "dictionary": D1 + D2,
     "content": D1 + D2 + D3,
-    "queries": SHARDS,
-    "freshness": SHARDS,
-    "catalogs": NO_SHARDS,
-    "customers": SHARDS,
+    "queries": FAN,
+    "freshness": FAN,
+    "catalogs": NOTHING,
+    "customers": FAN,
     "counts": {"a": 1, "b": 2},
     "producer": "tests",
 }
+BRANCH: list[Any] = [3, FAN]
 SEGMENT: list[Any] = [5, b"\x01\x02\x03", ["a", "b", "c"], [None, 5, None], [H1, None, None]]
 QUERIES: list[Any] = [
     [H1, 1, H2, "title", "{}", [D1, D2, D3], [D1, D1, D1], [[0, D1], [7, D2]], [[1, D3]]],
@@ -308,6 +316,7 @@ METADATA: list[Any] = [
 ]
 GOOD: Mapping[ObjectType, Any] = {
     ObjectType.ROOT: ROOT,
+    ObjectType.BRANCH: BRANCH,
     ObjectType.SEGMENT: SEGMENT,
     ObjectType.QUERIES: QUERIES,
     ObjectType.FRESHNESS: FRESHNESS,
@@ -361,7 +370,7 @@ def but_nil(values: Sequence[Any]) -> list[Any]:
 
 NOT_ROW = [v for k, v in OTHERS.items() if k not in ("list", "list of one")]
 NOT_DIGESTS = [*NOT_BYTES, D1 + D2, D1 + D2 + D3[:-1], D1 + D2 + D3 + b"\0", D1 + D2 + D3 + D1, b""]
-NOT_SHARDS = [
+NOT_FAN = [
     *OTHERS.values(),
     b"",
     MASK[:-1],
@@ -371,33 +380,8 @@ NOT_SHARDS = [
     MASK + D1 + D2 + D3[:-1],
     MASK + D1 + D2 + D3 + b"\0",
     MASK + D1 + D2 + D3 + D1,
-    NO_SHARDS + D1,
-    b"\xff" * 32 + D1 * 255,
-]
-NOT_DICTIONARY = [
-    *NOT_LIST,
-    *([row] for row in NOT_ROW),
-    [[]],
-    [[1024]],
-    [[1024, D1, 0]],
-    *([[count, D1]] for count in NOT_NUMBER),
-    *([[10, digest]] for digest in NOT_DIGEST),
-    [[0, D1]],
-    [[257, D1]],
-    [[1023, D1]],
-    [[1025, D1]],
-    [[2048, D1]],
-    [[2**32 - 1024, D1]],
-    [[2**32 - 1, D1]],
-    [[2**62, D1]],
-    [[10, D1], [256, D2]],
-    [[255, D1], [10, D2]],
-    [[256, D1], [1024, D2]],
-    [[256, D1]] * 4,
-    [[1024, D1], [0, D2]],
-    [[1024, D1], [256, D2], [10, D3], [1, D3]],
-    [[1024, D1], [256, D2], [257, D3]],
-    [],
+    NOTHING + D1,
+    b"\xff" * 2 + D1 * 15,
 ]
 NOT_OVERRIDES = [
     *NOT_LIST,
@@ -428,9 +412,12 @@ FIELDS: list[tuple[ObjectType, tuple[str | int, ...], Sequence[Any]]] = [
     (ObjectType.ROOT, ("format",), [*NOT_NUMBER, 0, 2, 3]),
     *((ObjectType.ROOT, (name,), NOT_NUMBER) for name in ("epoch", "generation", "published_at_ms", "clock")),
     (ObjectType.ROOT, ("parent",), but_nil(NOT_DIGEST)),
-    (ObjectType.ROOT, ("dictionary",), NOT_DICTIONARY),
+    (ObjectType.ROOT, ("ordinals",), [*NOT_NUMBER, 0, 1, 2**32, MAX_NUMBER, 16 * 1024, 24 * 1024 + 1]),
+    (ObjectType.ROOT, ("dictionary",), [*NOT_BYTES, b"", D1, D1 + D2[:-1], D1 + D2 + D3]),
+    (ObjectType.BRANCH, (0,), [*NOT_NUMBER, 0, 1, 6, 8, 9, 10, 11, 255]),
+    (ObjectType.BRANCH, (1,), [*NOT_FAN, NOTHING]),
     (ObjectType.ROOT, ("content",), NOT_DIGESTS),
-    *((ObjectType.ROOT, (name,), NOT_SHARDS) for name in ("queries", "freshness", "catalogs", "customers")),
+    *((ObjectType.ROOT, (name,), NOT_FAN) for name in ("queries", "freshness", "catalogs", "customers")),
     (ObjectType.ROOT, ("counts",), [v for k, v in OTHERS.items() if k != "map"] + [{b"a": 1}]),
     (ObjectType.ROOT, ("counts", "a"), NOT_NUMBER),
     (ObjectType.ROOT, ("producer",), NOT_TEXT),
@@ -565,7 +552,7 @@ def test_a_root_that_says_something_twice_is_refused() -> None:
 
 
 def test_a_root_of_a_huge_dictionary_is_refused_before_anything_of_its_size_is_built() -> None:
-    payload = pack(ROOT | {"dictionary": [[2**32 - 1024, D1]]})
+    payload = pack(ROOT | {"ordinals": 2**62})
     tracemalloc.start()
     try:
         refused(ObjectType.ROOT, payload)
@@ -577,17 +564,29 @@ def test_a_root_of_a_huge_dictionary_is_refused_before_anything_of_its_size_is_b
 def test_content_shards_have_to_cover_the_dictionary() -> None:
     for number in (0, 1, 2, 4, 5):
         refused(ObjectType.ROOT, pack(ROOT | {"content": D1 * number}))
-    refused(ObjectType.ROOT, pack(ROOT | {"dictionary": [], "content": D1}))
+    refused(ObjectType.ROOT, pack(ROOT | {"ordinals": 0, "dictionary": b"", "content": D1}))
 
 
-def test_every_bit_of_a_mask_is_a_shard() -> None:
-    every = {byte: bytes([byte]) * 32 for byte in range(256)}
-    payload = pack(ROOT | {"queries": b"\xff" * 32 + b"".join(every.values())})
+def test_every_bit_of_a_mask_is_a_child() -> None:
+    every = {number: bytes([number]) * 32 for number in range(16)}
+    payload = pack(ROOT | {"queries": b"\xff" * 2 + b"".join(every.values())})
     sealed = seal(ObjectType.ROOT, payload)
     root = open_record(sealed.digest, sealed.data, ObjectType.ROOT)
     assert isinstance(root, Root)
     assert root.queries == every
-    assert root.freshness == {1: D1, 7: D2, 255: D3}
+    assert root.freshness == {1: D1, 7: D2, 15: D3}
+
+
+def test_branches_are_of_sixteen_and_leave_out_what_is_not_there() -> None:
+    shards = {number: bytes([number]) * 32 for number in (0, 15, 16, 200, 255)}
+    made = branches_of(ObjectType.QUERIES, shards)
+    assert {number: list(branch.children) for number, branch in made.items()} == {0: [0, 15], 1: [0], 12: [8], 15: [15]}
+    assert {16 * n + place: digest for n, branch in made.items() for place, digest in branch.children.items()} == shards
+
+
+@given(st.integers(0, 10_000))
+def test_the_number_of_segments_is_told_without_making_them(ordinals_: int) -> None:
+    assert segments_of(ordinals_) == len(segment_starts(ordinals_))
 
 
 def _wider(packed: bytes) -> list[bytes]:
@@ -778,8 +777,8 @@ def test_segments_are_of_1024_and_the_tail_of_256(ordinals_: int, starts: list[t
 
 
 @given(hashes)
-def test_the_shard_of_a_customer_has_no_low_bits(uuid: bytes) -> None:
-    assert customer_shard(uuid) == uuid[0] // 16 * 16
+def test_the_shard_of_a_customer_is_the_first_digit_of_its_uuid(uuid: bytes) -> None:
+    assert customer_shard(uuid) == int(uuid.hex()[0], 16)
 
 
 @given(records)
