@@ -6,6 +6,7 @@ The rules are those of Django REST framework's pages, which callers follow from 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, TypeVar
 from urllib.parse import parse_qs, urlencode
 
@@ -83,6 +84,8 @@ def _whole(text: str) -> int | None:
         return None
 
 
+# Whoever walks asks for the same pages as everybody else who does, and taking a query apart costs more than a page.
+@lru_cache(maxsize=4096)
 def _link(url: str, number: int) -> str:
     base, _, query = url.encode(errors="surrogateescape").decode(errors="replace").partition("?")
     parameters = parse_qs(query, keep_blank_values=True)
