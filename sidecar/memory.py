@@ -10,12 +10,14 @@ there are never more of them than the document itself is large, so that many cat
 import sys
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Final
 
 from sidecar.contract.records import Metadata, Record, Reference
 
 # When the content changed that the buffers show, how long they are together, and the buffers. A plain tuple, into which
 # the garbage collector need not look: there may be many thousands of them.
 Filled = tuple[int, int, tuple[bytes, ...]]
+EMPTY_BYTES: Final = sys.getsizeof(b"")
 
 
 class _Held:
@@ -118,6 +120,9 @@ class Memory:
 
 def size_of(value: object) -> int:
     """The bytes that a record and what it refers to occupy; what records share is counted each time."""
+    if type(value) is bytes:
+        # Most of them are; to ask for the size of each is what takes the time.
+        return EMPTY_BYTES + len(value)
     size = sys.getsizeof(value)
     if isinstance(value, (tuple, list)):
         size += sum(map(size_of, value))
@@ -131,4 +136,5 @@ def _own_size(record: Metadata, filled: Filled) -> int:
     """The bytes of what a document was filled to, without the buffers that are its own."""
     own = set(map(id, record.parts))
     _, _, buffers = filled
-    return size_of(filled) - sum(sys.getsizeof(buffer) for buffer in buffers if id(buffer) in own)
+    new = sum(EMPTY_BYTES + len(buffer) for buffer in buffers if id(buffer) not in own)
+    return new + sum(map(sys.getsizeof, (filled, *filled)))
