@@ -157,8 +157,10 @@ class Shelves:
         """Where the documents of these ordinals are. Raises ObjectMissing if one has none."""
         size = CONTENT_SHARD_ORDINALS
         shards = await self._shards(index, sorted({ordinal // size for ordinal in ordinals}))
-        digests = [shards[ordinal // size].metadata[ordinal % size] for ordinal in ordinals]
-        modified_ms = [shards[ordinal // size].modified_ms[ordinal % size] for ordinal in ordinals]
+        metadata = {number: shard.metadata for number, shard in shards.items()}
+        modified = {number: shard.modified_ms for number, shard in shards.items()}
+        digests = [metadata[ordinal // size][ordinal % size] for ordinal in ordinals]
+        modified_ms = [modified[ordinal // size][ordinal % size] for ordinal in ordinals]
         if overrides:
             digests = [overrides.get(ordinal, digest) for ordinal, digest in zip(ordinals, digests, strict=True)]
         found = [digest for digest in digests if digest is not None]

@@ -35,6 +35,9 @@ class Tiers:
         self._disk = disk
         self._store = store
         self._metrics = metrics
+        # Bound once: to find a labelled counter takes longer than to count.
+        labels = metrics.tier_reads.labels
+        self._reads = {tier: (labels(tier, "hit"), labels(tier, "miss")) for tier in ("memory", "disk", "store")}
         self._flights: dict[Reference, asyncio.Task[Landed]] = {}
         self.busy: set[asyncio.Task[object]] = set()
 
@@ -152,8 +155,9 @@ class Tiers:
             return await self._store.get(digests)
 
     def _count(self, tier: str, hits: int, misses: int) -> None:
-        self._metrics.tier_reads.labels(tier, "hit").inc(hits)
-        self._metrics.tier_reads.labels(tier, "miss").inc(misses)
+        hit, miss = self._reads[tier]
+        hit.inc(hits)
+        miss.inc(misses)
 
     def _start(self, work: Awaitable[T]) -> "asyncio.Task[T]":
         task = asyncio.ensure_future(work)
