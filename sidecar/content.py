@@ -1,7 +1,8 @@
 """The routes of content documents: a catalog's pages, a customer's document, what changed, and documents of no catalog.
 
-A document is written, never read: its pieces are joined, and the envelope goes around them as bytes. Which documents
-are meant is decided from the index; `shelves` fetches them, all from the generation that the request began with.
+A document is written, never read: its pieces are sent one after the other, and the envelope around them as bytes. Which
+documents are meant is decided from the index; `shelves` fetches them, all from the generation that the request began
+with.
 
 What a key gives is a member of the catalog, the member that is the course of a run that the catalog contains, and the
 members that are runs of a course; keys are folded as in containment. `generate_diff` compares exact keys with all
@@ -138,16 +139,14 @@ class Contents:
             ordinals = list(chosen)
         overrides = overrides_of(query, question.restricted)
         values = values_of(catalog.record, index.customers.get(catalog.customer), self._links)
-        documents = [
-            b"".join(written(document.metadata, document.modified_ms, values))
-            # One traversal must not push out of memory what all others ask for.
-            async for document in self._shelves.documents(index, ordinals, overrides, keep=not whole)
-        ]
         head: dict[str, Any] = {"previous": None, "next": None, "count": page.count}
         if not whole:
             head = page.head(question.url)
         tail = {"uuid": catalog.uuid, "title": catalog.record.title, "enterprise_customer": catalog.customer}
-        return Answer(enveloped(head, documents, tail), None if query is None else query.pulled_at_ms)
+        around = enveloped(head, tail)
+        # One traversal must not push out of memory what all others ask for.
+        shown = await self._shelves.stream(index, ordinals, overrides, values, around, spare=whole)
+        return Answer(shown, None if query is None else query.pulled_at_ms)
 
     async def diff(self, generation: Generation, question: DiffQuestion) -> Answer[Any]:
         """How the keys that a caller has differ from what a catalog has."""
@@ -219,12 +218,9 @@ class Contents:
         else:
             found = await self._documented(index, question)
         page = asked_page(len(found), question.parameters, max_size=MAX_BARE_PAGE_SIZE)
-        documents = [
-            b"".join(written(document.metadata, document.modified_ms, None))
-            async for document in self._shelves.documents(index, page.cut(found))
-        ]
         head = {"count": page.count, "next": page.next(question.url), "previous": page.previous(question.url)}
-        return Answer(enveloped(head, documents, {}), None)
+        shown = await self._shelves.stream(index, page.cut(found), NOTHING, None, enveloped(head, {}))
+        return Answer(shown, None)
 
     async def _one(self, index: Index, ordinal: int, overrides: Mapping[int, bytes] = NOTHING) -> Document:
         documents = [document async for document in self._shelves.documents(index, [ordinal], overrides)]
@@ -267,11 +263,9 @@ def named(dictionary: Dictionary, identifier: str) -> tuple[int, ...]:
     return () if ordinal is None else (ordinal,)
 
 
-def enveloped(head: Mapping[str, Any], documents: Iterable[bytes], tail: Mapping[str, Any]) -> Written:
-    """An object of the members of head, the documents as its `results`, and the members of tail."""
-    opening = orjson.dumps(head)[:-1] + b',"results":['
-    closing = b"]," + orjson.dumps(tail)[1:] if tail else b"]}"
-    return Written(b"".join((opening, b",".join(documents), closing)))
+def enveloped(head: Mapping[str, Any], tail: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """What stands around the `results` of an object: the members of head before them, and those of tail behind."""
+    return orjson.dumps(head)[:-1] + b',"results":[', b"]," + orjson.dumps(tail)[1:] if tail else b"]}"
 
 
 def _catalog(index: Index, uuid: str) -> Catalog:

@@ -48,6 +48,7 @@ from sidecar.parameters import (
 )
 from sidecar.roles import CLOSED, Caller, Gate, Whose, caller_of, refused, remember
 from sidecar.schemas import Operation
+from sidecar.streams import Stream, StreamPayload
 from sidecar.xml import to_xml
 
 # A first pull takes seconds to minutes, and so does a start without a disk copy.
@@ -192,6 +193,9 @@ class Handler:
             else:
                 assert reads.fetch is not None
                 answer = await reads.fetch(generation, question)
+            if format == "xml" and isinstance(answer.value, Stream):
+                # It is read to be written otherwise.
+                answer = answer._replace(value=Written(await answer.value.whole()))
         except Refusal as refusal:
             return self._refused(format, refusal.status, refusal.body, generation)
         except CatalogError as error:
@@ -356,6 +360,8 @@ def _headers(route: Route) -> dict[str, str]:
 
 
 def _rendered(format: Format, value: object, headers: dict[str, str], status: int = 200) -> web.Response:
+    if isinstance(value, Stream):
+        return web.Response(status=status, body=StreamPayload(value), headers=headers)
     if format == "xml":
         read = orjson.loads(value.text) if isinstance(value, Written) else value
         return web.Response(status=status, body=to_xml(read), headers=headers | {"Content-Type": XML})

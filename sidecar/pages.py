@@ -6,6 +6,7 @@ The rules are those of Django REST framework's pages, which callers follow from 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, TypeVar
 from urllib.parse import parse_qs, urlencode
 
@@ -13,6 +14,9 @@ from sidecar.parameters import Refusal
 
 DEFAULT_SIZE: Final = 10
 LAST: Final = "last"
+# Whoever walks asks for the same pages as everybody else who does, and a link takes longer to make than to look up:
+# 15 us. Whole baskets of keys are in longer urls, and asked for once.
+KEPT_URL: Final = 512
 T = TypeVar("T")
 
 
@@ -84,6 +88,10 @@ def _whole(text: str) -> int | None:
 
 
 def _link(url: str, number: int) -> str:
+    return _kept_link(url, number) if len(url) <= KEPT_URL else _made_link(url, number)
+
+
+def _made_link(url: str, number: int) -> str:
     base, _, query = url.encode(errors="surrogateescape").decode(errors="replace").partition("?")
     parameters = parse_qs(query, keep_blank_values=True)
     parameters.pop("page", None)
@@ -91,3 +99,6 @@ def _link(url: str, number: int) -> str:
         parameters["page"] = [str(number)]
     query = urlencode(sorted(parameters.items()), doseq=True)
     return f"{base}?{query}" if query else base
+
+
+_kept_link = lru_cache(maxsize=1024)(_made_link)

@@ -14,7 +14,7 @@ from sidecar.contract.objects import Sealed, digest_of
 from sidecar.contract.records import Record, Reference, open_record
 from sidecar.disk import Disk
 from sidecar.errors import CatalogError, ContractError, ObjectMissing, StoreError, WrongDigest
-from sidecar.memory import Memory
+from sidecar.memory import Filled, Memory
 from sidecar.metrics import Metrics
 from sidecar.store import Store
 
@@ -35,21 +35,34 @@ class Tiers:
         self._disk = disk
         self._store = store
         self._metrics = metrics
+        # Bound once: to find a labelled counter takes longer than to count.
+        labels = metrics.tier_reads.labels
+        self._reads = {tier: (labels(tier, "hit"), labels(tier, "miss")) for tier in ("memory", "disk", "store")}
         self._flights: dict[Reference, asyncio.Task[Landed]] = {}
         self.busy: set[asyncio.Task[object]] = set()
 
-    async def read(self, references: Iterable[Reference], *, keep: bool = True) -> dict[bytes, Record]:
-        """The records of all of these references. `keep`: also in memory, for whoever asks next.
+    async def read(
+        self, references: Iterable[Reference], *, keep: bool = True, spare: bool = False
+    ) -> dict[bytes, Record]:
+        """The records of all of these references. `keep`: also in memory, for whoever asks next; `spare`: as spare.
 
         Raises ObjectMissing if no tier has one, ContractError if none has it whole, StoreError if the store had to be
         asked and could not be.
         """
         wanted = list(dict.fromkeys(references))
-        records = self._from_memory(wanted)
+        records = self._from_memory(wanted, spare)
         absent = [reference for reference in wanted if reference[1] not in records]
         for first in range(0, len(absent), BATCH):
-            records.update(await self._from_below(absent[first : first + BATCH], keep))
+            records.update(await self._from_below(absent[first : first + BATCH], keep, spare))
         return records
+
+    def filled(
+        self, digests: Sequence[bytes], modified_ms: Sequence[int], key: bytes, *, spare: bool = False
+    ) -> list[Filled | None]:
+        """What memory has of these documents, filled with the values of this key. What it has not will be read."""
+        found = self.memory.filled(digests, modified_ms, key, spare=spare)
+        self._count("memory", len(found) - found.count(None), 0)
+        return found
 
     async def copy_to_disk(self, digests: Sequence[bytes]) -> bool:
         """Whether the disk has these objects now, after those that it lacked were fetched from the store."""
@@ -72,10 +85,10 @@ class Tiers:
             task.cancel()
         await asyncio.gather(*self.busy, return_exceptions=True)
 
-    def _from_memory(self, references: Iterable[Reference]) -> dict[bytes, Record]:
+    def _from_memory(self, references: Iterable[Reference], spare: bool) -> dict[bytes, Record]:
         found, misses = {}, 0
         for reference in references:
-            record = self.memory.get(reference)
+            record = self.memory.get(reference, spare=spare)
             if record is None:
                 misses += 1
             else:
@@ -83,10 +96,10 @@ class Tiers:
         self._count("memory", len(found), misses)
         return found
 
-    async def _from_below(self, references: list[Reference], keep: bool) -> dict[bytes, Record]:
+    async def _from_below(self, references: list[Reference], keep: bool, spare: bool) -> dict[bytes, Record]:
         grounded = [reference for reference in references if reference not in self._flights]
         if grounded:
-            flight = self._start(self._fly(grounded, keep))
+            flight = self._start(self._fly(grounded, keep, spare))
             self._flights.update(dict.fromkeys(grounded, flight))
         flights = {reference: self._flights[reference] for reference in references}
         records = {}
@@ -98,7 +111,7 @@ class Tiers:
             records[reference[1]] = landed
         return records
 
-    async def _fly(self, references: list[Reference], keep: bool) -> Landed:
+    async def _fly(self, references: list[Reference], keep: bool, spare: bool) -> Landed:
         try:
             landed = await self._load(references)
         finally:
@@ -107,7 +120,7 @@ class Tiers:
         if keep:
             for reference, record in landed.items():
                 if not isinstance(record, CatalogError):
-                    self.memory.put(reference, record)
+                    self.memory.put(reference, record, spare=spare)
         return landed
 
     async def _load(self, references: list[Reference]) -> Landed:
@@ -142,8 +155,9 @@ class Tiers:
             return await self._store.get(digests)
 
     def _count(self, tier: str, hits: int, misses: int) -> None:
-        self._metrics.tier_reads.labels(tier, "hit").inc(hits)
-        self._metrics.tier_reads.labels(tier, "miss").inc(misses)
+        hit, miss = self._reads[tier]
+        hit.inc(hits)
+        miss.inc(misses)
 
     def _start(self, work: Awaitable[T]) -> "asyncio.Task[T]":
         task = asyncio.ensure_future(work)

@@ -57,9 +57,13 @@ class Frame(NamedTuple):
 
     @property
     def grown(self) -> BitMap:
-        """What the pages are cut by from now on: the last one by what is listed now, the others as before."""
+        """What the pages are cut by from now on: the last one by what is listed now, the others as before.
+
+        A last page that has lost everything stays one, by what was on it: somebody may have a link to it.
+        """
         closed = self._closed
-        return self.began[: closed * self.size] | self.listed[self._before(closed) :]
+        last = self.listed[self._before(closed) :]
+        return self.began[: closed * self.size] | last if last else self.began
 
     @property
     def longer(self) -> int:

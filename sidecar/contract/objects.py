@@ -5,6 +5,7 @@ zstandard's exceptions stop in this file.
 
 import hashlib
 import struct
+import threading
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -20,6 +21,16 @@ FLAG_ZSTD = 1
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 COMPRESS_FROM_BYTES = 256
 ZSTD_LEVEL = 3
+
+
+class _Decompressors(threading.local):
+    """One for each thread: no two may use one, and to make one takes longer than most objects take to inflate."""
+
+    def __init__(self) -> None:
+        self.mine = zstandard.ZstdDecompressor()
+
+
+_decompressors = _Decompressors()
 
 
 class ObjectType(IntEnum):
@@ -93,6 +104,6 @@ def _inflate(digest: bytes, frame: bytes) -> bytes:
             raise Malformed(f"object {digest.hex()}: a zstd frame of {size} bytes; the limit is {MAX_PAYLOAD_BYTES}")
         if size == 0:  # zstandard returns at once here and never looks at what follows the frame
             raise Malformed(f"object {digest.hex()}: a zstd frame of nothing")
-        return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+        return _decompressors.mine.decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise Malformed(f"object {digest.hex()}: {error}") from error

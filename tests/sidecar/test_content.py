@@ -3,7 +3,9 @@
 import asyncio
 import json
 import random
+import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,7 +29,7 @@ from sidecar.shelves import Shelves
 from sidecar.store.memory import MemoryStore
 from sidecar.walks import Walks
 from tests.fakes import FakeClock
-from tests.sidecar.contract.tree import Answers, Catalog, Item, Query, build
+from tests.sidecar.contract.tree import Answers, Catalog, Item, Query, Tree, build
 from tests.sidecar.replayed import ALL_SEEING, BODIES, Json, Judge, Rig, exchanges, key_of, read, replaying
 from tests.tokens import StillClock, settings
 from tests.trees import publish
@@ -37,6 +39,7 @@ PROGRAMS = "a4926d0e-719d-4612-9076-568b691482e5"
 RUNS = "15e11785-7ec5-4e1f-bb12-cbcdeb85d2fc"
 ORGS = "c982df1e-77c6-43be-82f3-69baf6efc542"
 CUSTOMER = BODIES[EVERYTHING]["enterprise_customer"]
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 MITX, MITX_RUN = "MITx+EC001", "course-v1:MITx+EC001+1T2024"
 MITX_UUID = "2ef45ebc-5170-4ac0-a132-f3d3e869f1af"
 INACTIVE = "HarvardX+EC008"
@@ -202,10 +205,18 @@ async def test_memory_stays_within_its_bound_and_pages_whole(rig: Rig) -> None:
 
 
 async def test_a_traversal_pushes_nothing_out_of_memory(rig: Rig) -> None:
+    """What others do not need it fills up, and gives back first."""
     await served(rig, pages(PROGRAMS), "page_size=100")
-    held = len(rig.sidecar.memory)
+    memory = rig.sidecar.memory
+    asked, held = len(memory), memory.bytes
+    memory.limit_bytes = 2 * held
     await served(rig, pages(EVERYTHING), "traverse_pagination=1")
-    assert len(rig.sidecar.memory) == held
+    assert (len(memory) > asked, memory.evictions) == (True, 0)
+    memory.limit_bytes = held
+    await served(rig, pages(EVERYTHING), keys(MITX))
+    assert len(memory) <= asked
+    await served(rig, pages(EVERYTHING), "traverse_pagination=1")
+    assert memory.bytes <= held
 
 
 async def test_keys_are_split_at_commas_and_folded_and_a_plus_is_a_space(rig: Rig) -> None:
@@ -483,3 +494,81 @@ class TestAStateThatTheCallerKnowsOf:
             headers = {"X-Min-Generation": "99"}
             assert (await rig.client.get(pages(EVERYTHING), headers=headers)).status == 401
             assert (await rig.client.get(pages(str(UUID(int=1))), headers=headers)).status == 404
+
+
+class TestAnAnswerThatIsMadeAsItIsSent:
+    """More documents than one page has; more than the kernel keeps for a connection of which nobody reads."""
+
+    COUNT, SIZE = 300, 100_000
+
+    def _tree(self, generation: int) -> Tree:
+        keys = [f"k{n}" for n in range(self.COUNT)]
+        items = [Item(key, document=self._document(key, generation)) for key in keys]
+        all_of_it = Answers(frozenset(keys), frozenset(keys), frozenset(keys))
+        catalog = Catalog(UUID(int=1), wanted={"q": 1}, serving={"q": 1})
+        return build(items, [Query({"q": 1}, all_of_it)], [catalog], generation=generation)
+
+    def _document(self, key: str, generation: int) -> bytes:
+        return b'{"key":"%b","text":"%b"}' % (key.encode(), b"%d" % generation * self.SIZE)
+
+    def _body(self, generation: int) -> bytes:
+        documents = b",".join(self._document(f"k{n}", generation) for n in range(self.COUNT))
+        head = b'{"previous":null,"next":null,"count":%d,"results":[' % self.COUNT
+        tail = b'"title":"catalog 0","enterprise_customer":"%b"}' % str(UUID(int=0)).encode()
+        return head + documents + b'],"uuid":"%b",' % str(UUID(int=1)).encode() + tail
+
+    @asynccontextmanager
+    async def _asked(self, memory_mb: int) -> AsyncIterator[tuple[MemoryStore, Sidecar, Streams]]:
+        """A sidecar that was asked for everything, and an answer to that of which the head alone was read."""
+        store = MemoryStore()
+        await publish(store, self._tree(1))
+        served = SidecarSettings(disk="", poll_ms=10, memory_mb=memory_mb)
+        sidecar = Sidecar(Settings(sidecar=served), store, FakeClock())
+        async with TestServer(sidecar.app) as server:
+            await sidecar.current.other_than(None)
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(sock, (server.host, server.port))
+            reader, writer = await asyncio.open_connection(sock=sock)
+            writer.write(b"GET %b?traverse_pagination=1 HTTP/1.1\r\nHost: x\r\n\r\n" % pages(str(UUID(int=1))).encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"\r\nContent-Length: %d\r\n" % len(self._body(1)) in head
+            yield store, sidecar, (reader, writer)
+            writer.close()
+
+    @pytest.mark.parametrize("memory_mb", [64, 1])
+    async def test_is_of_one_generation_whatever_is_published_meanwhile(self, memory_mb: int) -> None:
+        async with self._asked(memory_mb) as (store, sidecar, (reader, _)):
+            known = sidecar.current.generation
+            await publish(store, self._tree(2))
+            await sidecar.current.other_than(known)
+            assert await reader.readexactly(len(self._body(1))) == self._body(1)
+            assert sidecar.memory.bytes <= sidecar.memory.limit_bytes
+
+    async def test_is_broken_off_if_what_is_left_of_it_is_lost_everywhere(self) -> None:
+        async with self._asked(memory_mb=1) as (store, _, (reader, _)):
+            store.objects.clear()
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+                await reader.readexactly(len(self._body(1)))
+
+    async def test_is_not_begun_if_its_last_document_is_missing(self) -> None:
+        store, tree = MemoryStore(), self._tree(1)
+        await publish(store, tree)
+        last = next(d for d, r in tree.records().items() if isinstance(r, Metadata) and r.key == f"k{self.COUNT - 1}")
+        sound = store.objects.pop(last)
+        sidecar = Sidecar(Settings(sidecar=SidecarSettings(disk="", poll_ms=10)), store, FakeClock())
+        async with TestClient(TestServer(sidecar.app)) as client:
+            await sidecar.current.other_than(None)
+            path, query = pages(str(UUID(int=1))), {"traverse_pagination": "1"}
+            for format in ("json", "xml"):
+                answer = await client.get(path, params=query | {"format": format})
+                assert (answer.status, answer.headers["Retry-After"]) == (503, str(RETRY_AFTER_S))
+            store.objects[last] = sound
+            answer = await client.get(path, params=query)
+            assert await answer.read() == self._body(1)
+            assert (await (await client.get(path, params=query | {"format": "xml"})).text()).count(
+                "<key>"
+            ) == self.COUNT
+            head = await client.head(path, params=query)
+            assert head.headers["Content-Length"] == str(len(self._body(1)))

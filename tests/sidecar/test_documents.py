@@ -18,7 +18,7 @@ from sidecar.contract.records import (
     RunEnrollment,
 )
 from sidecar.contract.words import ContentType, slugify
-from sidecar.documents import Links, Values, values_of, written
+from sidecar.documents import JOINED_BYTES, Links, Values, buffers_of, values_of, written
 from sidecar.settings import LinksSettings
 
 CATALOG_UUID, CUSTOMER_UUID = UUID(int=1), UUID(int=2)
@@ -218,3 +218,36 @@ def test_the_source_is_the_name_in_the_catalog_and_the_path_the_slug_in_the_lms(
 )
 def test_slugs_are_djangos(name: str, slug: str) -> None:
     assert slugify(name) == slug
+
+
+def test_to_be_sent_short_pieces_are_joined_and_long_ones_stay_where_they_are() -> None:
+    long, also_long = bytes(JOINED_BYTES), bytes(2 * JOINED_BYTES)
+    parts = (long, Modified(), b"short", NESTED, also_long, also_long, Activity(b"course/C"), b"}")
+    metadata = Metadata("C", ContentType.COURSE, parts)
+    for made in (values(), None):
+        buffers = buffers_of(metadata, 0, made)
+        assert b"".join(buffers) == b"".join(written(metadata, 0, made)) + b","
+        assert [buffer is part for buffer, part in zip(buffers, (long, None, also_long, also_long), strict=False)] == [
+            True,
+            False,
+            True,
+            True,
+        ]
+        assert len(buffers) == 5
+
+
+def test_a_document_of_short_pieces_is_one_buffer() -> None:
+    assert buffers_of(DOCUMENT, 0, values()) == (b"".join(written(DOCUMENT, 0, values())) + b",",)
+
+
+def test_other_values_have_another_key_and_the_same_values_the_same() -> None:
+    made = [
+        values(catalog, customer, links)
+        for catalog in (CATALOG, AUDIT, replace(CATALOG, modified_ms=9_000), replace(CATALOG, customer_name="Other"))
+        for customer in (PORTAL, NO_PORTAL, None)
+        for links in (LINKS, Links("", "https://portal", ""))
+    ]
+    for one in made:
+        for other in made:
+            assert (one.key == other.key) == (one == other)
+    assert values(replace(CATALOG, title="other", created_ms=1)).key == values().key

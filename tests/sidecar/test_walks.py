@@ -67,6 +67,15 @@ def test_nothing_is_shown_twice_and_nothing_left_out_but_what_came_or_went(
         assert walker.always is None or walker.always <= BitMap(walker.seen) <= walker.ever
 
 
+def test_a_link_to_a_last_page_that_has_lost_everything_still_leads_to_it() -> None:
+    walks = Walks(FakeClock())
+    for number in (1, 2):
+        assert walks.frame("catalog", BitMap([0, 1]), 1, first=number == 1).pages == 2
+    for number in (1, 2, 1, 2):
+        frame = walks.frame("catalog", BitMap([0]), 1, first=number == 1)
+        assert (frame.pages, frame.page(number)) == (2, [0] if number == 1 else [])
+
+
 @given(st.sets(st.integers(0, 500)), st.integers(1, 100))
 def test_pages_of_a_list_that_does_not_change_are_its_slices(items: set[int], size: int) -> None:
     listed = BitMap(items)

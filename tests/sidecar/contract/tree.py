@@ -20,6 +20,7 @@ from sidecar.contract.records import (
     Freshness,
     FreshnessShard,
     Metadata,
+    Part,
     QueryRecord,
     QueryShard,
     Record,
@@ -43,7 +44,7 @@ class Item(NamedTuple):
     key: str
     type: ContentType = ContentType.COURSE
     parent: str | None = None
-    document: bytes | None = None
+    document: bytes | tuple[Part, ...] | None = None
 
 
 class Answers(NamedTuple):
@@ -113,8 +114,10 @@ def build(
         objects[sealed.digest] = sealed
         return sealed.digest
 
-    def document(key: str, body: bytes | None) -> bytes | None:
-        return None if body is None else put(Metadata(key, content[ordinals[key]].type, (body,)))
+    def document(key: str, body: bytes | tuple[Part, ...] | None) -> bytes | None:
+        if body is None:
+            return None
+        return put(Metadata(key, content[ordinals[key]].type, (body,) if isinstance(body, bytes) else body))
 
     def answers(plain: Answers | None) -> ContentSet | None:
         if plain is None:
