@@ -13,12 +13,12 @@ from typing import Final
 import structlog
 
 from sidecar.clock import Clock
-from sidecar.contract.index import Index, index_references
+from sidecar.contract.index import Index, check_root, index_references
 from sidecar.contract.objects import ObjectType
-from sidecar.contract.records import Record, Reference, Root
+from sidecar.contract.records import Record, Reference
 from sidecar.current import Current, Generation
 from sidecar.disk import Disk
-from sidecar.errors import ContractError, Malformed, ObjectMissing, StoreError
+from sidecar.errors import ContractError, ObjectMissing, StoreError
 from sidecar.health import StoreStatus
 from sidecar.metrics import Metrics
 from sidecar.store import Pointer, Store
@@ -154,10 +154,5 @@ def _below(opened: Iterable[Record], have: Mapping[bytes, Record]) -> list[Refer
 
 def _assemble(pointer: Pointer, records: Mapping[bytes, Record], before: Index | None) -> Generation:
     index = Index.assemble(pointer.digest, records, before)
-    root: Root = index.root
-    if (root.epoch, root.generation) != pointer[:2]:
-        raise Malformed(
-            f"the pointer says epoch {pointer.epoch}, generation {pointer.generation}, "
-            f"its root {pointer.digest.hex()} says {root.epoch}, {root.generation}"
-        )
+    check_root(index.root, pointer.epoch, pointer.generation)
     return Generation.of(pointer, index)

@@ -248,6 +248,14 @@ class Index:
                 yield record
 
 
+def check_root(root: Root, epoch: int, generation: int) -> None:
+    """Raises Malformed unless a root is that of the epoch and generation of the pointer that led to it."""
+    if (root.epoch, root.generation) != (epoch, generation):
+        raise Malformed(
+            f"the pointer says epoch {epoch}, generation {generation}, its root says {root.epoch}, {root.generation}"
+        )
+
+
 def check_content(index: Index, number: int, shard: ContentShard) -> None:
     """Raises Malformed unless a content shard covers what the entry of this number in the root's list has to cover."""
     first = number * CONTENT_SHARD_ORDINALS
