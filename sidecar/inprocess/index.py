@@ -81,7 +81,7 @@ class CatalogIndex:
                 probe = (with_restricted if restricted else plain).get(catalog_uuid)
                 if probe is not None and index is not None and isinstance(content_key, str):
                     return any(map(probe, index.dictionary.find(content_key)))
-        return self.contains_any(catalog_uuid, content_key, restricted)
+        return self.contains_any(catalog_uuid, [content_key], restricted)
 
     def contains_any(self, catalog_uuid: Id, content_keys: Keys, restricted: bool = False) -> bool:
         """Whether a catalog contains any of these keys."""
