@@ -203,7 +203,7 @@ def _segment(of: Id) -> str:
     text = text_of(of)
     if text in ("", ".", ".."):
         raise ValueError(f"{text!r} is neither a uuid nor a content key")
-    return quote(text, safe=":+")
+    return text if _USUAL_KEY.fullmatch(text) else quote(text, safe=":+")
 
 
 def _queries(name: str, ids: Ids, **fixed: str) -> Iterator[str]:
