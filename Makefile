@@ -90,7 +90,7 @@ LOCK_IMAGE = $(LOCK) --constraint requirements.lock --upgrade --no-annotate
 lock:
 	@test -x "$$(command -v $(UV))" || { $(PYTHON) -m venv build/uv && build/uv/bin/python -m pip install -qq --disable-pip-version-check uv; }
 	@$(LOCK) --all-extras $(if $(UPGRADE),--upgrade) --output-file requirements.lock
-	@$(LOCK_IMAGE) --extra build --extra redis --output-file requirements-sidecar.lock
+	@$(LOCK_IMAGE) --extra build --extra sidecar --extra redis --output-file requirements-sidecar.lock
 	@$(LOCK_IMAGE) --extra build --extra redis --extra indexer --extra postgresql --extra mysql \
 		--output-file requirements-indexer.lock
 	@$(COMPILE) tests/clients/requirements.in --no-annotate $(if $(UPGRADE),--upgrade) \

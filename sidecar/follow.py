@@ -14,12 +14,12 @@ import structlog
 
 from sidecar import collector
 from sidecar.clock import Clock
-from sidecar.contract.index import Index, index_references
+from sidecar.contract.index import Index, check_root, index_references
 from sidecar.contract.objects import ObjectType
-from sidecar.contract.records import Record, Reference, Root
+from sidecar.contract.records import Record, Reference
 from sidecar.current import Current, Generation
 from sidecar.disk import Disk
-from sidecar.errors import ContractError, Malformed, ObjectMissing, StoreError
+from sidecar.errors import ContractError, ObjectMissing, StoreError
 from sidecar.health import StoreStatus
 from sidecar.metrics import Metrics
 from sidecar.store import Pointer, Store
@@ -162,10 +162,5 @@ def _below(opened: Iterable[Record], have: Mapping[bytes, Record]) -> list[Refer
 
 def _assemble(pointer: Pointer, opened: Mapping[bytes, Record], before: Generation | None) -> Generation:
     index = Index.assemble(pointer.digest, opened, None if before is None else before.index)
-    root: Root = index.root
-    if (root.epoch, root.generation) != pointer[:2]:
-        raise Malformed(
-            f"the pointer says epoch {pointer.epoch}, generation {pointer.generation}, "
-            f"its root {pointer.digest.hex()} says {root.epoch}, {root.generation}"
-        )
+    check_root(index.root, pointer.epoch, pointer.generation)
     return Generation.of(pointer, index, before)

@@ -28,10 +28,10 @@ from aiohttp import web
 from sidecar.auth import CHALLENGE, Tokens
 from sidecar.clock import Clock
 from sidecar.contract.index import Catalog
+from sidecar.contract.words import age_s
 from sidecar.current import Current, Generation
 from sidecar.errors import CatalogError, NotReady, UnknownCatalog
 from sidecar.forward import Forwarder
-from sidecar.health import age_s
 from sidecar.intake import BODY_S, absolute_url, raw_query, receive
 from sidecar.lookup import Answer
 from sidecar.parameters import (

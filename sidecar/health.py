@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from sidecar import __version__
+from sidecar.contract.words import age_s
 from sidecar.current import Generation
 
 
@@ -130,11 +131,6 @@ def report(
         memory_limit_bytes=memory_limit_bytes,
         memory_evictions=memory_evictions,
     )
-
-
-def age_s(then_ms: int, now_ms: int) -> int:
-    """Whole seconds since then; 0 if then is still to come, by another machine's clock."""
-    return max(0, now_ms - then_ms) // 1000
 
 
 def _problems(

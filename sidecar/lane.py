@@ -33,7 +33,7 @@ from sidecar.contract.index import Dictionary
 from sidecar.current import Current, Generation
 from sidecar.errors import CatalogError
 from sidecar.handlers import AFTER_TASK, MIN_GENERATION, Route
-from sidecar.health import age_s
+from sidecar.contract.words import age_s
 from sidecar.metrics import Metrics, Seen
 from sidecar.parameters import Refusal, ids, negotiate
 from sidecar.roles import EVERYBODY

@@ -4,18 +4,21 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
 
-from sidecar.client import CannotTell
+from sidecar.client import CannotTell, NotFound
+from sidecar.inprocess import CatalogIndex, NotReady
 from tests.fakes import Json, course, customer, run, uuid_of
 from tests.fleet import fleet
 
 PAGE: Final = (Path(__file__).parent.parent / "docs" / "clients.md").read_text()
 URL: Final = "http://127.0.0.1:18160"
+DISK: Final = "/var/lib/catalog/sidecar.db"
 ACME: Final = uuid_of("Acme")
 FIRST: Final = uuid_of("catalog first")
 RUN: Final = "course-v1:Org+1+1"
@@ -41,7 +44,7 @@ def retried(exc: Exception, countdown: float) -> Retry:
     return Retry(countdown)
 
 
-def snippets(url: str, enrolled: list[Any]) -> Json:
+def snippets(url: str, disk: Path, enrolled: list[Any]) -> Json:
     """All that the page defines."""
     namespace: Json = {
         "worker_token": lambda: "token",
@@ -52,7 +55,8 @@ def snippets(url: str, enrolled: list[Any]) -> Json:
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     assert len(blocks) == PAGE.count("```") // 2
     for block in blocks:
-        exec(compile(block.replace(URL, url), "docs/clients.md", "exec"), namespace)
+        here = block.replace(URL, url).replace(DISK, str(disk))
+        exec(compile(here, "docs/clients.md", "exec"), namespace)
     return namespace
 
 
@@ -61,6 +65,15 @@ def acme(page: Json) -> Any:
     made.uuid = ACME
     made.enforces_data_sharing_consent = lambda when: when == "at_enrollment"
     return made
+
+
+async def holds(index: CatalogIndex, generation: int) -> bool:
+    """Whether the disk copy has come as far as the sidecar, whose generation this is."""
+    try:
+        index.load()
+    except NotReady:
+        return False
+    return index.generation == generation
 
 
 def asked_of_a_sidecar(page: Json, enrolled: list[Any]) -> None:
@@ -86,11 +99,15 @@ def asked_of_a_sidecar(page: Json, enrolled: list[Any]) -> None:
     assert page["get_course"](catalog, "nothing") is None
     assert page["export"](ours, catalog, ["Org+1", "gone"]) == ({f"Org+{n}": f"Course {n}" for n in range(3)}, ["gone"])
     assert len(list(page["catalogs"].iterate_content_metadata(catalog))) == 3
+    assert [page["contains"](catalog, key) for key in (RUN, "nothing")] == [True, False]
+    assert page["catalogs_with"](ours, [RUN]) == [FIRST]
+    with pytest.raises(NotFound):
+        page["contains"](SimpleNamespace(uuid=uuid_of("nobody's")), RUN)
     assert asyncio.run(page["contained"](ACME, [RUN])) == [FIRST]
 
 
 def asked_of_nobody(page: Json) -> None:
-    """What they come to while nobody answers: never false."""
+    """What they come to while nobody answers: never false. The worker's own index answers on."""
     ours = acme(page)
     consent = SimpleNamespace(granted=False, enterprise_customer=ours, course_id=RUN)
     user, task = SimpleNamespace(enterprise_customer=ours), SimpleNamespace(retry=retried)
@@ -107,6 +124,9 @@ def asked_of_nobody(page: Json) -> None:
     for error, attempt in attempts:
         with pytest.raises(error):
             attempt()
+    assert [page["contains"](catalog, key) for key in (RUN, "nothing")] == [True, False]
+    with pytest.raises(CannotTell):
+        page["contains"](SimpleNamespace(uuid=uuid_of("nobody's")), RUN)
 
 
 async def test_the_snippets_do_what_the_page_says(tmp_path: Path) -> None:
@@ -131,7 +151,7 @@ async def test_the_snippets_do_what_the_page_says(tmp_path: Path) -> None:
         (sidecar,) = it.sidecars
         await sidecar.until(sidecar.ready)
         enrolled: list[Any] = []
-        page = snippets(sidecar.url, enrolled)
+        page = snippets(sidecar.url, tmp_path / "sidecar0.db", enrolled)
         saved, instance = page["update_enterprise_catalog_data"], SimpleNamespace(uuid=FIRST)
         with page["catalogs"]:
             # It is made, and the second time changed; both times it is pulled.
@@ -141,6 +161,8 @@ async def test_the_snippets_do_what_the_page_says(tmp_path: Path) -> None:
                 read = await asyncio.to_thread(page["catalogs"].get_enterprise_catalog, FIRST)
                 assert read["title"] == title
             await it.settle()
+            served = (await sidecar.health())["generation"]
+            await sidecar.until(partial(holds, page["index"], served))
             await asyncio.to_thread(asked_of_a_sidecar, page, enrolled)
             await sidecar.end()
             await asyncio.to_thread(asked_of_nobody, page)

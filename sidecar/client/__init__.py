@@ -5,7 +5,7 @@
     connections, blocking        CatalogClient, with the standard library alone
     asynchronous                 AsyncCatalogClient, with aiohttp: import it from there
 
-Importing this imports nothing but the standard library: `pip install --no-deps catalog-sidecar` is enough for it.
+Importing this imports nothing but the standard library, and the distribution needs nothing else unless it is asked to.
 """
 
 from sidecar.client.blocking import CatalogClient

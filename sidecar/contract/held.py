@@ -5,7 +5,7 @@ what is new and at what nothing refers to any more, and at nothing else. So the 
 found missing is found before anything is joined.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Final
 
 from sidecar.contract.objects import ObjectType
@@ -26,10 +26,11 @@ class Held(Mapping[bytes, Record]):
     Buckets by the first byte of the digest: a change copies the few that it touches.
     """
 
-    __slots__ = ("_buckets", "_counts", "_root", "came", "gone")
+    __slots__ = ("_buckets", "_counts", "_kinds", "_root", "came", "gone")
 
-    def __init__(self) -> None:
-        """Nothing at all; see `after`."""
+    def __init__(self, kinds: Set[ObjectType] = IN_INDEX) -> None:
+        """Nothing at all; see `after`. `kinds`: what is held; references to anything else are not followed."""
+        self._kinds = kinds
         self._buckets: list[dict[bytes, Record]] = [{} for _ in range(256)]
         # Of those that more than one reference leads to: how many. All others have one.
         self._counts: dict[bytes, int] = {}
@@ -61,7 +62,7 @@ class Held(Mapping[bytes, Record]):
         gone = self._release(links)
         held = Held.__new__(Held)
         held._buckets = self._buckets.copy()
-        held._root, held.came, held.gone = root, came, frozenset(gone)
+        held._kinds, held._root, held.came, held.gone = self._kinds, root, came, frozenset(gone)
         copied: set[int] = set()
         for digest in (*came, *gone):
             if digest[0] not in copied:
@@ -89,7 +90,7 @@ class Held(Mapping[bytes, Record]):
             if known is not None:
                 continue
             came[digest] = record
-            for reference in index_references(record):
+            for reference in self._followed(record):
                 links[reference[1]] = links.get(reference[1], 0) + 1
                 walk.append(reference)
         return came
@@ -103,8 +104,11 @@ class Held(Mapping[bytes, Record]):
             links[digest] = links.get(digest, 0) - 1
             if self._counts.get(digest, 1) + links[digest] == 0:
                 gone.append(digest)
-                walk += (reference[1] for reference in index_references(self[digest]))
+                walk += (reference[1] for reference in self._followed(self[digest]))
         return gone
+
+    def _followed(self, record: Record) -> Iterator[Reference]:
+        return (reference for reference in record.references() if reference[0] in self._kinds)
 
     def _counted(self, links: Mapping[bytes, int]) -> dict[bytes, int]:
         counts = self._counts.copy()

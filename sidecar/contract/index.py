@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from sys import intern
-from typing import NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 from pyroaring import BitMap
 
@@ -41,7 +41,17 @@ from sidecar.contract.records import (
 from sidecar.contract.words import PullState
 from sidecar.errors import Malformed
 
-__all__ = ["IN_INDEX", "Catalog", "Content", "Dictionary", "Index", "Query", "check_content", "index_references"]
+__all__ = [
+    "IN_INDEX",
+    "Catalog",
+    "Content",
+    "Dictionary",
+    "Index",
+    "Query",
+    "check_content",
+    "check_root",
+    "index_references",
+]
 
 R = TypeVar("R")
 Digests = Mapping[int, bytes]
@@ -104,6 +114,7 @@ class Index:
     in order. `changed` is None in an index that was made from nothing.
     """
 
+    HELD: ClassVar = IN_INDEX
     __slots__ = (
         "_users",
         "catalogs",
@@ -122,7 +133,7 @@ class Index:
     def __init__(self, digest: bytes, records: Mapping[bytes, Record], before: "Index | None") -> None:
         """Use `assemble`."""
         self.digest = digest
-        self.records: Held = (Held() if before is None else before.records).after(digest, records)
+        self.records: Held = (Held(self.HELD) if before is None else before.records).after(digest, records)
         self.root = self._get(digest, Root)
         self.shards: dict[ObjectType, Digests] = {}
         for kind, branches in (
@@ -367,6 +378,14 @@ class Index:
                 self.of_customer[customer] = tuple(sorted(theirs, key=_number))
             else:
                 del self.of_customer[customer]
+
+
+def check_root(root: Root, epoch: int, generation: int) -> None:
+    """Raises Malformed unless a root is that of the epoch and generation of the pointer that led to it."""
+    if (root.epoch, root.generation) != (epoch, generation):
+        raise Malformed(
+            f"the pointer says epoch {epoch}, generation {generation}, its root says {root.epoch}, {root.generation}"
+        )
 
 
 def check_content(index: Index, number: int, shard: ContentShard) -> None:

@@ -91,3 +91,8 @@ def canonical_uuid(text: str) -> str | None:
 def iso_time(ms: int) -> str:
     """A time as the API writes it: ISO 8601 in UTC, with six digits of a fraction, or none where it is zero."""
     return (_EPOCH + timedelta(milliseconds=ms)).isoformat().removesuffix("+00:00") + "Z"
+
+
+def age_s(then_ms: int, now_ms: int) -> int:
+    """Whole seconds since then; 0 if then is still to come, by another machine's clock."""
+    return max(0, now_ms - then_ms) // 1000

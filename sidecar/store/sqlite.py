@@ -8,7 +8,6 @@ the file removes the -wal and -shm beside it too: SQLite would take them for tho
 
 import asyncio
 import os
-import re
 import sqlite3
 from collections.abc import AsyncIterator, Collection, Iterable, Set
 from contextlib import asynccontextmanager, suppress
@@ -21,12 +20,14 @@ import aiosqlite
 from sidecar.contract.objects import Sealed
 from sidecar.errors import StoreError
 from sidecar.store import Pointer, check_epoch, check_move
+from sidecar.store.mounts import mounts, network_file_system
 
 POLL_S: Final = 0.1
 BUSY_TIMEOUT_S: Final = 10.0
 RETRY_S: Final = 0.01
 BATCH: Final = 500
 
+# `sidecar/inprocess/copy.py` reads it, too.
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS objects (digest BLOB PRIMARY KEY, data BLOB NOT NULL, unreferenced_ms INTEGER);
 CREATE INDEX IF NOT EXISTS objects_unreferenced ON objects (unreferenced_ms) WHERE unreferenced_ms IS NOT NULL;
@@ -34,21 +35,6 @@ CREATE TABLE IF NOT EXISTS pointer (
     only INTEGER PRIMARY KEY CHECK (only = 1), epoch INTEGER NOT NULL, generation INTEGER NOT NULL, digest BLOB NOT NULL
 );
 """
-_NETWORK_FILE_SYSTEMS: Final = frozenset(
-    {"nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "ncpfs", "afs", "coda", "ceph", "glusterfs", "lustre", "gpfs"}
-    | {"beegfs", "orangefs", "fuse.sshfs", "fuse.s3fs", "fuse.glusterfs", "fuse.ceph", "fuse.rclone"}
-)
-
-
-def network_file_system(path: Path, mounts: str) -> str | None:
-    """The type of the file system of an absolute path if that is a network one, judged by the text of /proc/mounts."""
-    best, kind = "", ""
-    for line in mounts.splitlines():
-        _, escaped, fs, *_ = line.split(" ")
-        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), escaped)
-        if len(point) >= len(best) and path.is_relative_to(point):
-            best, kind = point, fs
-    return kind if kind in _NETWORK_FILE_SYSTEMS else None
 
 
 class SqliteStore:
@@ -182,7 +168,7 @@ class SqliteStore:
         return self._connection
 
     async def _connect(self) -> aiosqlite.Connection:
-        if kind := network_file_system(self._path.resolve(), _mounts()):
+        if kind := network_file_system(self._path.resolve(), mounts()):
             raise StoreError(f"sqlite store {self._path} is on a network file system ({kind}); use a local one")
         # What cannot be opened is refused before aiosqlite starts a thread for it, which it would not wait for.
         if self._writable:
@@ -199,14 +185,6 @@ class SqliteStore:
             return self._file is not None and not os.path.samestat(self._path.stat(), self._file)
         except OSError:
             return True
-
-
-def _mounts() -> str:
-    """The text of /proc/mounts, empty where there is none."""
-    try:
-        return Path("/proc/mounts").read_text(encoding="utf-8", errors="surrogateescape")
-    except FileNotFoundError:
-        return ""
 
 
 async def _pointer(connection: aiosqlite.Connection) -> Pointer | None:

@@ -21,7 +21,8 @@ from sidecar.contract.objects import ObjectType, Sealed, seal
 from sidecar.errors import CatalogError, Fenced, PointerConflict, StoreError
 from sidecar.store import Pointer, Store, check_epoch, check_move
 from sidecar.store.memory import MemoryStore
-from sidecar.store.sqlite import BATCH, SqliteStore, network_file_system
+from sidecar.store.mounts import network_file_system
+from sidecar.store.sqlite import BATCH, SqliteStore
 from sidecar.store.urls import open_store
 from tests.redis_server import shared_cluster, shared_server, shared_watched
 
