@@ -13,7 +13,7 @@ keep-alive client repeats it byte for byte, and one that does not would only fil
 
 Nothing is decided ahead of its time. A block remembers the caller that its token names until the token's `exp`, or
 until the keys change; whether that caller may ask is decided for each question, of the customer whose catalog it is.
-Paths are forgotten with their generation.
+Paths are forgotten with their generation. Queries are kept while dictionaries only grow, which renumbers nothing.
 """
 
 import re
@@ -30,10 +30,10 @@ from sidecar.auth import Tokens
 from sidecar.clock import Clock
 from sidecar.containment import CATALOG, CUSTOMER, ContainsQuestion, ask_customer
 from sidecar.contract.index import Dictionary
+from sidecar.contract.words import age_s
 from sidecar.current import Current, Generation
 from sidecar.errors import CatalogError
 from sidecar.handlers import AFTER_TASK, MIN_GENERATION, Route
-from sidecar.contract.words import age_s
 from sidecar.metrics import Metrics, Seen
 from sidecar.parameters import Refusal, ids, negotiate
 from sidecar.roles import EVERYBODY
@@ -177,9 +177,10 @@ class Lane:
         self._places.clear()
         dictionary = None if self._generation is None else self._generation.index.dictionary
         if dictionary is not self._dictionary:
+            if dictionary is None or self._dictionary is None or dictionary.ordinals is not self._dictionary.ordinals:
+                self._queries.clear()
+                self._queries_bytes = 0
             self._dictionary = dictionary
-            self._queries.clear()
-            self._queries_bytes = 0
 
     def _find_place(self, path: bytes) -> Place | None:
         """What a path leads to; None for what is another route's, badly spelled, not there or not pulled."""
@@ -213,13 +214,13 @@ class Lane:
         match = _QUERY.fullmatch(query) if len(query) <= MAX_QUERY_BYTES else None
         if match is None or b"format" in query or self._dictionary is None:
             return None
-        known = self._queries.get(query)
-        if known is not None:
-            return known
         keys = ids(match[1].decode()).keys
         if keys is None:
             return None
         ordinals = tuple(ordinal for key in keys for ordinal in self._dictionary.find(key))
+        if not all(key in self._dictionary.ordinals for key in keys):
+            # A key that is not known, or in another spelling, may mean something else once more keys are known.
+            return ordinals
         self._queries_bytes += len(query) + ENTRY_BYTES
         if self._queries_bytes > MAX_QUERIES_BYTES:
             self._queries.clear()

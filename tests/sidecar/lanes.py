@@ -12,6 +12,7 @@ from aiohttp import web
 
 from sidecar.auth import Tokens
 from sidecar.containment import CONTAINMENT
+from sidecar.contract.index import Index
 from sidecar.cors import install
 from sidecar.current import Current, Generation
 from sidecar.edge import measured
@@ -115,7 +116,9 @@ class Rig:
         """Another generation, with this content."""
         self.generation += 1
         tree = content.tree(generation=self.generation)
-        self.current.swap(Generation.of(Pointer(1, self.generation, tree.root), tree.assembled()))
+        before = self.current.generation
+        index = Index.assemble(tree.root, tree.records(), None if before is None else before.index)
+        self.current.swap(Generation.of(Pointer(1, self.generation, tree.root), index, before))
 
     async def connection(self, *, lane: bool) -> Transport:
         """A new connection that waits for a request, with a lane or as aiohttp makes it."""

@@ -13,7 +13,7 @@ from sidecar import lane as module
 from sidecar.keys import parse
 from tests.sidecar.lanes import C0, C1, DUE, HIDDEN, NOW_MS, ONE, RUN, TWO, Rig, authorized, question, undated, world
 from tests.tokens import jwk, jwks
-from tests.trees import World
+from tests.trees import Selection, World
 
 ROUTE = "/api/v1/enterprise-catalogs/{uuid}/contains_content_items/"
 
@@ -153,6 +153,22 @@ async def test_ordinals_are_those_of_the_generation_that_is_asked(unlocked: Rig)
     assert (await same(unlocked, question(query="course_run_ids=edX%2BA"))).endswith(b"true}")
 
 
+async def test_a_key_that_comes_to_be_known_is_found(unlocked: Rig) -> None:
+    asked = question(query="course_run_ids=edX%2BNEW"), question(query="course_run_ids=edx%2Bnew")
+    for data in asked:
+        assert (await same(unlocked, data)).endswith(b"false}")
+    before = unlocked.current.generation
+    whole = world()
+    selections = {**whole.selections, "a": Selection({"edX+A", "edX+NEW"})}
+    grown = World({**whole.courses, "edX+NEW": []}, (), whole.restricted, selections, whole.catalogs)
+    unlocked.serve(grown)
+    assert before is not None
+    assert unlocked.current.generation is not None
+    assert unlocked.current.generation.index.dictionary.ordinals is before.index.dictionary.ordinals
+    for data in asked:
+        assert (await same(unlocked, data)).endswith(b"true}")
+
+
 async def test_the_age_goes_on_within_a_second(unlocked: Rig) -> None:
     assert b"X-Catalog-Age: 61\r\n" in await same(unlocked, question())
     unlocked.clock.wall_ms += 1
@@ -214,8 +230,9 @@ async def test_answers_differ_by_origin_where_pages_may_ask() -> None:
 async def test_what_is_remembered_is_bounded(unlocked: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BLOCKS_BYTES", 5_000)
     monkeypatch.setattr(module, "MAX_QUERIES_BYTES", 1_000)
-    for n in range(50):
-        await same(unlocked, question(query=f"course_run_ids=k{n}", headers=f"User-Agent: client {n}\r\n"))
+    for n in range(20):
+        query = "course_run_ids=edX%2BA&" * (n + 1)
+        await same(unlocked, question(query=query[:-1], headers=f"User-Agent: client {n}\r\n"))
         assert 4 * sum(map(len, unlocked.lane._blocks)) <= 5_000
         assert sum(map(len, unlocked.lane._queries)) <= 1_000
     assert len(unlocked.lane._blocks) > 1
