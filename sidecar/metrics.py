@@ -111,6 +111,12 @@ class Metrics:
         self.corrupt = self._counter(
             "corrupt_objects", "Objects that failed verification and were discarded, by tier (disk, store).", "tier"
         )
+        self.broken_answers = self._counter(
+            "broken_answers",
+            "Answers that were broken off after they had begun, by reason: unread (the client took nothing for too "
+            "long), lost (a document was in no tier any more).",
+            "reason",
+        )
         self.store_errors = self._counter("store_errors", "Operations on the store that failed or took too long.")
         self.disk_errors = self._counter("disk_errors", "Operations on the disk copy that failed or took too long.")
         self.disk_resets = self._counter(

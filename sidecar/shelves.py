@@ -112,10 +112,11 @@ class Shelves:
         around. All of them were found by the time it is returned. `spare`: memory keeps what was not there as spare.
         """
         opening, closing = around
+        broken = self._tiers.metrics.broken_answers
         places = await self._places(index, ordinals, overrides)
         if len(ordinals) <= self._at_once:
             vector = _vector(await self._filled(places, values, spare), closing)
-            return Stream(len(opening) + vector[0], opening, lambda: _once(vector))
+            return Stream(len(opening) + vector[0], opening, lambda: _once(vector), broken)
         parts = [places.cut(first, self._batch) for first in range(0, len(ordinals), self._batch)]
         length = len(opening) + len(closing) - 1
         for part in parts:
@@ -126,7 +127,7 @@ class Shelves:
             for part in parts:
                 yield _vector(await self._filled(part, values, spare), closing if part is parts[-1] else None)
 
-        return Stream(length, opening, vectors)
+        return Stream(length, opening, vectors, broken)
 
     async def _filled(self, places: Places, values: Values | None, spare: bool) -> list[Filled]:
         """What these documents are with a catalog's values in the places; made and kept where memory has it not."""

@@ -19,10 +19,11 @@ import structlog
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 from aiohttp.payload import Payload
+from prometheus_client import Counter
 
 from sidecar.errors import CatalogError
 
-# What nginx gives a client between two reads (send_timeout). A vector is at most some 2 MB: whoever is slower than
+# What nginx gives a client between two reads (send_timeout). Most vectors are 1 to 2 MB: whoever is slower than
 # 30 KB/s on loopback has stopped, and neither it nor a generation that was swept meanwhile is waited for for ever.
 STALL_S: Final = 60.0
 _log = structlog.get_logger(__name__)
@@ -33,11 +34,15 @@ Vectors = Callable[[], AsyncGenerator[Vector, None]]
 
 
 class Stream(NamedTuple):
-    """The value of an answer: JSON of `length` bytes, which begins with `opening` and goes on with the vectors."""
+    """The value of an answer: JSON of `length` bytes, which begins with `opening` and goes on with the vectors.
+
+    `broken` counts, by reason, if it is broken off.
+    """
 
     length: int
     opening: bytes
     vectors: Vectors
+    broken: Counter
 
     async def whole(self) -> bytes:
         """All of it, for whoever cannot do with parts."""
@@ -72,11 +77,15 @@ class StreamPayload(Payload):
         transport.set_write_buffer_limits(high=0)
         try:
             await self._send(writer, transport)
-        except (TimeoutError, CatalogError) as error:
+        except TimeoutError as error:
             transport.abort()
-            reason = str(error) or f"the client did not read for {self._stall_s:g} s"
-            _log.warning("an answer was broken off", reason=reason)
-            raise ConnectionResetError(reason) from error
+            self._stream.broken.labels("unread").inc()
+            raise ConnectionResetError(f"the client did not read for {self._stall_s:g} s") from error
+        except CatalogError as error:
+            transport.abort()
+            self._stream.broken.labels("lost").inc()
+            _log.warning("an answer was broken off", reason=str(error))
+            raise ConnectionResetError("a document was lost") from error
         transport.set_write_buffer_limits()
 
     async def _send(self, writer: StreamWriter, transport: asyncio.WriteTransport) -> None:

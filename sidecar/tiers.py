@@ -34,7 +34,7 @@ class Tiers:
         self.memory = memory
         self._disk = disk
         self._store = store
-        self._metrics = metrics
+        self.metrics = metrics
         # Bound once: to find a labelled counter takes longer than to count.
         labels = metrics.tier_reads.labels
         self._reads = {tier: (labels(tier, "hit"), labels(tier, "miss")) for tier in ("memory", "disk", "store")}
@@ -75,7 +75,7 @@ class Tiers:
             if digest not in data:
                 raise ObjectMissing(f"object {digest.hex()} is in no tier")
             if digest_of(data[digest]) != digest:
-                self._metrics.corrupt.labels("store").inc()
+                self.metrics.corrupt.labels("store").inc()
                 raise WrongDigest(f"object {digest.hex()}: the store's {len(data[digest])} bytes hash otherwise")
         return await self._disk.put([Sealed(digest, data[digest]) for digest in absent])
 
@@ -147,11 +147,11 @@ class Tiers:
             landed = _open_all(references, data)
         corrupt = sum(isinstance(record, ContractError) for record in landed.values())
         if corrupt:
-            self._metrics.corrupt.labels(tier).inc(corrupt)
+            self.metrics.corrupt.labels(tier).inc(corrupt)
         return landed
 
     async def _from_store(self, digests: Collection[bytes]) -> dict[bytes, bytes]:
-        async with store_deadline(self._metrics):
+        async with store_deadline(self.metrics):
             return await self._store.get(digests)
 
     def _count(self, tier: str, hits: int, misses: int) -> None:

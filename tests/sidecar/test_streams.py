@@ -12,6 +12,7 @@ from aiohttp import ClientPayloadError, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from sidecar.errors import ObjectMissing
+from sidecar.metrics import Metrics
 from sidecar.streams import Stream, StreamPayload, Vector
 
 # More than the kernel keeps for a connection of which nobody reads.
@@ -37,7 +38,14 @@ class Source:
         self.made = 0
         self.ended = asyncio.Event()
         self._missing_from = missing_from
-        self.stream = Stream(1 + vectors * MIB, b"[", lambda: self._vectors(vectors))
+        self._metrics = Metrics()
+        broken = self._metrics.broken_answers
+        self.stream = Stream(1 + vectors * MIB, b"[", lambda: self._vectors(vectors), broken)
+
+    def broken(self, reason: str) -> float | None:
+        """How often it was broken off for this reason."""
+        name = "catalog_sidecar_broken_answers_total"
+        return self._metrics.registry.get_sample_value(name, {"reason": reason})
 
     async def _vectors(self, count: int) -> AsyncGenerator[Vector, None]:
         try:
@@ -131,6 +139,7 @@ async def test_who_does_not_read_holds_little_and_delays_nobody() -> None:
         sock.close()
         await source.ended.wait()
         assert source.made < MANY // 2
+        assert (source.broken("unread"), source.broken("lost")) == (None, None)
 
 
 @on_both_loops
@@ -143,6 +152,7 @@ async def test_who_does_not_read_is_hung_up_on() -> None:
         reader, writer = await asyncio.open_connection(sock=sock)
         with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
             await answer(reader)
+        assert (source.broken("unread"), source.broken("lost")) == (1, None)
         writer.close()
 
 
@@ -164,11 +174,13 @@ async def test_who_reads_slowly_gets_all_of_it() -> None:
 
 @on_both_loops
 async def test_what_is_missing_in_the_middle_is_broken_off_and_not_filled_up() -> None:
-    async with serving(lambda: Source(4, missing_from=2)) as server, TestClient(server) as client:
+    source = Source(4, missing_from=2)
+    async with serving(lambda: source) as server, TestClient(server) as client:
         told = await client.get("/")
         assert (told.status, told.headers["Content-Length"]) == (200, str(1 + 4 * MIB))
         with pytest.raises(ClientPayloadError):
             await told.read()
+        assert (source.broken("unread"), source.broken("lost")) == (None, 1)
         assert await (await client.get("/short")).read() == b"short"
 
 
@@ -183,4 +195,4 @@ def test_it_is_not_read_as_a_text() -> None:
         yield
 
     with pytest.raises(TypeError, match="not read"):
-        StreamPayload(Stream(1, b"[", nothing)).decode()
+        StreamPayload(Stream(1, b"[", nothing, Metrics().broken_answers)).decode()
