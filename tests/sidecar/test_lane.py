@@ -235,8 +235,8 @@ async def test_what_is_remembered_is_bounded(unlocked: Rig, monkeypatch: pytest.
         await same(unlocked, question(query=query[:-1], headers=f"User-Agent: client {n}\r\n"))
         assert 4 * sum(map(len, unlocked.lane._blocks)) <= 5_000
         assert sum(map(len, unlocked.lane._queries)) <= 1_000
-    assert len(unlocked.lane._blocks) > 1
-    assert len(unlocked.lane._queries) > 1
+    assert 0 < len(unlocked.lane._blocks) < 20
+    assert 0 < len(unlocked.lane._queries) < 20
 
 
 async def test_answers_are_counted_as_those_of_the_handler(unlocked: Rig) -> None:
