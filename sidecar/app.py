@@ -85,7 +85,9 @@ class Sidecar:
             # Whatever no route before it takes.
             self.app.router.add_route("*", "/{path:.*}", self.upstream.pass_on)
         cors.install(self.app, origins(settings.sidecar.cors_origins))
-        self.app.on_response_prepare.append(self._end_connection)
+        if siblings is not None:
+            # Whoever is alone has nobody to leave connections to, and no use for a step of every answer.
+            self.app.on_response_prepare.append(self._end_connection)
         self.app.on_shutdown.append(self._stop_waiting)
         self.app.cleanup_ctx.append(self._background)
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from sidecar.clock import SystemClock
 from tests.fleet import LOOK_EVERY_S
@@ -51,6 +53,11 @@ class Running:
                 await self._news.wait()
 
     async def get(self, path: str, *, unix: bool = False) -> tuple[int, Any]:
+        """The status and the JSON of an answer."""
+        status, text = await self.text(path, unix=unix)
+        return status, json.loads(text)
+
+    async def text(self, path: str, *, unix: bool = False) -> tuple[int, str]:
         """Asks over a connection of its own."""
         connector = aiohttp.UnixConnector(str(self.folder / "s")) if unix else None
         async with (
@@ -58,11 +65,11 @@ class Running:
             aiohttp.ClientSession(connector=connector) as session,
             session.get(f"http://127.0.0.1:{self.port}{path}") as answer,
         ):
-            return answer.status, await (answer.text() if path == "/metrics" else answer.json())
+            return answer.status, await answer.text()
 
     async def metric(self, name: str) -> float:
         """The sum of a metric's series on the page."""
-        status, text = await self.get("/metrics")
+        status, text = await self.text("/metrics")
         assert status == 200
         return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
 
@@ -87,15 +94,8 @@ class Running:
 
     def workers(self) -> list[int]:
         """The processes of the workers, those that end included."""
-        found = []
-        for folder in Path("/proc").iterdir():
-            try:
-                state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-            except OSError:
-                continue
-            if folder.name.isdigit() and int(parent) == self.process.pid and state != "Z":
-                found.append(int(folder.name))
-        return sorted(found)
+        processes = (int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit())
+        return sorted(one for one in processes if parent_of(one) == self.process.pid)
 
     async def end(self, number: int) -> int:
         self.process.send_signal(number)
@@ -138,8 +138,33 @@ async def started(folder: Path, **settings: str) -> AsyncIterator[Running]:
         await running.reading
 
 
+async def refused(**settings: str) -> tuple[int | None, str]:
+    """The exit code of two workers that do not come to run, and all that was said."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sidecar", "serve"),
+        env=os.environ | {"CATALOG_SIDECAR_WORKERS": "2", "CATALOG_SIDECAR_DISK": ""} | settings,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            _, said = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    return process.returncode, said.decode()
+
+
+def parent_of(process: int) -> int | None:
+    """Whose child a process is; None if it has ended, whether or not somebody has asked how."""
+    try:
+        state, parent = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return None
+    return None if state == "Z" else int(parent)
+
+
 def runs(process: int) -> bool:
-    return Path(f"/proc/{process}").exists()
+    return parent_of(process) is not None
 
 
 class Callers:
@@ -243,6 +268,42 @@ async def test_no_request_fails_while_workers_are_exchanged(tmp_path: Path) -> N
         await running.both_answer()
         assert await running.get(LOOKUP, unix=True) == (200, YES)
         assert await running.metric("catalog_sidecar_worker_deaths_total") == 0
+        assert await running.end(signal.SIGTERM) == 0
+
+
+async def test_an_exchange_cuts_no_answer_off_and_closes_connections_that_ask_nothing(tmp_path: Path) -> None:
+    await publish_to(tmp_path)
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b'"half ')
+        begun.set()
+        await gate.wait()
+        await response.write(b'and half"')
+        return response
+
+    app = web.Application()
+    app.router.add_get("/slow", slow)
+    async with (
+        TestServer(app) as upstream,
+        started(tmp_path, CATALOG_UPSTREAM_URL=str(upstream.make_url("")).rstrip("/")) as running,
+    ):
+        await running.both_answer()
+        asks = asyncio.create_task(running.text("/slow"))
+        await begun.wait()
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(b"GET /ready HTTP/1.1\r\nHost: here\r\n\r\n")
+        assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+        running.process.send_signal(signal.SIGHUP)
+        await running.says("connections are closed that ask nothing")
+        gate.set()
+        assert await asks == (200, '"half and half"')
+        await running.says("workers were exchanged")
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
         assert await running.end(signal.SIGTERM) == 0
 
 
@@ -365,25 +426,16 @@ async def test_without_store_and_disk_they_say_that_they_cannot_tell(tmp_path: P
 async def test_settings_that_cannot_work_end_it_with_one_message(tmp_path: Path) -> None:
     names = {"MODE": "jwt", "JWKS_FILE": str(tmp_path / "none"), "ISSUER": "us", "AUDIENCE": "them"}
     settings = {f"CATALOG_AUTH_{name}": value for name, value in names.items()}
-    environment = os.environ | settings | {"CATALOG_SIDECAR_WORKERS": "2", "CATALOG_SIDECAR_PORT": "0"}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "sidecar", "serve"), env=environment, stderr=asyncio.subprocess.PIPE
-    )
-    async with asyncio.timeout(DEADLINE_S):
-        _, said = await process.communicate()
-    assert process.returncode == 2
-    assert said.decode().splitlines()[-1].startswith("catalog-sidecar: auth.jwks_file")
+    code, said = await refused(CATALOG_SIDECAR_PORT="0", **settings)
+    assert code == 2
+    assert said.splitlines()[-1].startswith("catalog-sidecar: auth.jwks_file")
+    assert said.count("catalog-sidecar: ") == 1
 
 
 async def test_a_port_that_other_workers_have_is_told_rather_than_shared(tmp_path: Path) -> None:
     async with started(tmp_path) as running:
-        environment = os.environ | {"CATALOG_SIDECAR_WORKERS": "2", "CATALOG_SIDECAR_PORT": str(running.port)}
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "sidecar", "serve"), env=environment, stderr=asyncio.subprocess.PIPE
-        )
-        async with asyncio.timeout(DEADLINE_S):
-            _, said = await process.communicate()
-        assert (process.returncode, "is in use" in said.decode()) == (1, True)
+        code, said = await refused(CATALOG_SIDECAR_PORT=str(running.port))
+        assert (code, f"127.0.0.1:{running.port} is in use" in said) == (1, True)
         assert await running.end(signal.SIGTERM) == 0
 
 
@@ -396,7 +448,7 @@ async def test_a_worker_that_is_silent_is_left_out_of_the_gauges_and_counts_as_i
         os.kill(stopped, signal.SIGSTOP)
         try:
             # Whoever gets to the one that is stopped waits; the other one answers over the socket.
-            status, text = await running.get("/metrics", unix=True)
+            status, text = await running.text("/metrics", unix=True)
         finally:
             os.kill(stopped, signal.SIGCONT)
         assert status == 200

@@ -14,11 +14,11 @@ that doubles. A worker is given its slot once it serves what the others do, or i
 then it says itself that it cannot tell.
 
 **SIGHUP exchanges the workers**, slot by slot. A new worker gets the slot once it serves what the others do. Then the
-old one takes no more connections, ends each connection with the answer to its next request (`Connection: close`), and
-closes those that asked nothing for DRAIN_S. A new worker that ends or is not ready after READY_S is given up, the old
-one stays, and so do all others. The settings are read again for it. If they are wrong nothing is exchanged; a slot that
-got a new worker keeps its settings, also when it has to be started again. Where the sidecar listens and how many
-workers there are needs a restart.
+old one takes no more connections and ends each with the answer to its next request (`Connection: close`); after DRAIN_S
+it closes those that ask nothing, and what is under way then has BUSY_S. A new worker that ends or is not ready after
+READY_S is given up, the old one stays, and so do all others. The settings are read again for it. If they are wrong
+nothing is exchanged; a slot that got a new worker keeps its settings, also when it has to be started again. Where the
+sidecar listens and how many workers there are needs a restart.
 
 **SIGTERM, SIGINT**: all workers finish what is under way, and end. A worker whose supervisor is gone, by kill -9 too,
 sees its end of the socket pair close, and does the same.

@@ -12,8 +12,9 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 PATIENCE_S: Final = 3.0
 # An exchange is given up if the new worker is not ready after this long.
 READY_S: Final = 60.0
-# Longer than a worker may take to end by its own deadlines.
+# Longer than a worker may take to end by its own deadlines, in a hurry and not.
 END_S: Final = 30.0
+DRAIN_END_S: Final = 100.0
 # One that ran this long is started again at once.
 STABLE_S: Final = 10.0
 FIRST_PAUSE_S: Final = 0.5
@@ -261,7 +262,7 @@ class Plan(Generic[T]):
         slot = self._slots[worker.slot]
         slot.serving = None if slot.serving is worker else slot.serving
         slot.coming = None if slot.coming is worker else slot.coming
-        worker.kill_s = self.now_s() + END_S
+        worker.kill_s = self.now_s() + (DRAIN_END_S if drain else END_S)
         self._actions.append(Finish(worker.id, drain))
 
     def _cover(self) -> None:

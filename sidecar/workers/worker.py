@@ -28,8 +28,10 @@ from sidecar.workers.page import Plain, plain
 from sidecar.workers.plan import UNUSABLE
 from sidecar.workers.siblings import Among, collected
 
-# How long a connection that asks nothing is kept while others are ended with the answer to their next request.
+# How long a connection that asks nothing is kept while others are ended with the answer to their next request, and how
+# long an answer that is under way then may take.
 DRAIN_S: Final = 5.0
+BUSY_S: Final = 60.0
 LOOK_S: Final = 0.02
 # How long the supervisor is given to hear the last.
 BYE_S: Final = 2.0
@@ -125,6 +127,7 @@ class Worker:
         self._doors = doors
         self._stop = stop
         self._drain = False
+        self._hurry = asyncio.Event()
 
     async def run(self) -> None:
         """Answers until it is told to end, or until the supervisor has gone."""
@@ -152,7 +155,7 @@ class Worker:
                         self._drain = True
                         self._stop.set()
                     case "finish":
-                        self._drain = False
+                        self._hurry.set()
                         self._stop.set()
                     case "collect":
                         self._channel.send("collected", ask=message["ask"], families=self._counted())
@@ -160,7 +163,7 @@ class Worker:
                         self._siblings.hear(message)
         finally:
             # A defect, or the supervisor has gone: nobody else could end this process.
-            self._drain = False
+            self._hurry.set()
             self._stop.set()
 
     async def _tell(self) -> None:
@@ -171,14 +174,22 @@ class Worker:
             self._channel.send("serves", epoch=epoch, generation=number)
 
     async def _drained(self) -> None:
-        """Waits until every connection has ended with an answer, or has asked nothing for DRAIN_S."""
+        """Returns once every connection has ended with an answer, or asked nothing for DRAIN_S; or in a hurry."""
         self._sidecar.draining = True
         server = self._runner.server
         assert server is not None
         for _ in range(round(DRAIN_S / LOOK_S)):
-            if not self._drain or not server.connections:
+            if self._hurry.is_set() or not server.connections:
                 return
             await asyncio.sleep(LOOK_S)
+        _log.info("connections are closed that ask nothing", open=len(server.connections))
+        # Without this it waits for them, too.
+        server.pre_shutdown()
+        ends = (asyncio.ensure_future(server.shutdown(BUSY_S)), asyncio.ensure_future(self._hurry.wait()))
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
 
     def _counted(self) -> Plain:
         self._sidecar.metrics.tell(self._sidecar.health())

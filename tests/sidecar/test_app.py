@@ -61,7 +61,7 @@ class Rig:
 async def rig(tmp_path: Path, aiohttp_client: AiohttpClient) -> AsyncIterator[Rig]:
     store, clock = FlakyStore(), FakeClock()
     settings = Settings(sidecar=SidecarSettings(disk=str(tmp_path / "disk.db"), poll_ms=10))
-    rig = Rig(Sidecar(settings, store, clock), store, clock)
+    rig = Rig(Sidecar(settings, store, clock, Alone()), store, clock)
     rig.client = await aiohttp_client(rig.sidecar.app)
     yield rig
     await rig.client.close()

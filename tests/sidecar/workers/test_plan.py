@@ -1,6 +1,7 @@
 """What is done with workers: slots are always covered, the dead are replaced, and an exchange leaves what works."""
 
 from sidecar.workers.plan import (
+    DRAIN_END_S,
     END_S,
     FIRST_PAUSE_S,
     MAX_PAUSE_S,
@@ -240,7 +241,7 @@ def test_a_worker_that_does_not_end_is_killed_once() -> None:
     rig.plan.ready(3)
     began = rig.clock.monotonic()
     assert does(rig.due()) == [Kill(1)]
-    assert (rig.clock.monotonic(), rig.plan.due_s) == (began + END_S, None)
+    assert (rig.clock.monotonic(), rig.plan.due_s) == (began + DRAIN_END_S, None)
     assert does(rig.plan.ended(1, -9)) == [Start(4, 1, NEW)]
 
 
@@ -255,7 +256,9 @@ def test_stopping_ends_all_and_starts_none() -> None:
     for worker in (1, 2):
         assert does(rig.plan.ended(worker, 0)) == []
     assert not rig.plan.over
+    began = rig.clock.monotonic()
     assert does(rig.due()) == [Kill(3)]
+    assert rig.clock.monotonic() == began + END_S
     rig.plan.ended(3, -9)
     assert (rig.plan.over, rig.plan.due_s) == (True, None)
 
