@@ -36,13 +36,14 @@ DEADLINE_S: Final = 12.0
 SET_ASIDE_SUFFIX: Final = ".corrupt"
 LOCK_SUFFIX: Final = ".lock"
 MAGIC: Final = b"SQLite format 3\0"
-# Between taking the lock and leaving its token in the file a process needs some microseconds.
-TOKEN_WAIT_S: Final = 0.2
+# Between taking the lock and leaving its token in the file a process needs some microseconds of its own time.
+TOKEN_WAIT_S: Final = 2.0
+TOKEN_LOOK_S: Final = 0.01
 _UNUSABLE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-Lock = Callable[[Path], int | None]
+Lock = Callable[[Path, float], int | None]
 
 
 class OpenStore(Protocol):
@@ -51,10 +52,11 @@ class OpenStore(Protocol):
     def __call__(self, path: Path, *, writable: bool) -> Store: ...
 
 
-def lock(path: Path, sidecar: str = "") -> int | None:
+def lock(path: Path, patience_s: float = 0.0, sidecar: str = "") -> int | None:
     """Takes the lock on the copy, and returns the descriptor that holds it; None if a sibling has it.
 
-    `sidecar` is the token that siblings have in common; empty: there are none. Raises StoreError if a process of
+    `sidecar` is the token that siblings have in common; empty: there are none. For so many seconds whoever has the lock
+    may be a sibling that has not left its token yet. Raises StoreError if a process of
     another sidecar has the lock. Its file is never removed: whoever makes a new one locks another file than those who
     have the old one open.
     """
@@ -62,7 +64,7 @@ def lock(path: Path, sidecar: str = "") -> int | None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path.with_name(path.name + LOCK_SUFFIX), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            if _is_siblings(descriptor, sidecar):
+            if _is_siblings(descriptor, sidecar, patience_s):
                 os.close(descriptor)
                 return None
             os.ftruncate(descriptor, 0)
@@ -77,9 +79,9 @@ def lock(path: Path, sidecar: str = "") -> int | None:
     return descriptor
 
 
-def _is_siblings(descriptor: int, sidecar: str) -> bool:
+def _is_siblings(descriptor: int, sidecar: str, patience_s: float) -> bool:
     """False once the lock is had. Raises BlockingIOError if it is neither had here nor by a sibling."""
-    until_s = time.monotonic() + TOKEN_WAIT_S
+    until_s = time.monotonic() + patience_s
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -88,7 +90,7 @@ def _is_siblings(descriptor: int, sidecar: str) -> bool:
                 return True
             if not sidecar or time.monotonic() > until_s:
                 raise
-            time.sleep(TOKEN_WAIT_S / 20)
+            time.sleep(TOKEN_LOOK_S)
         else:
             return False
 
@@ -114,6 +116,8 @@ class Disk:
         self._read_before: list[Store] = []
         # The descriptor that holds the lock on the copy; two attempts that took it at once would refuse each other.
         self._lock: int | None = None
+        # Once: whoever has the lock for longer has left its token, and nobody shall wait for every object.
+        self._patience_s = TOKEN_WAIT_S
         self._locking = asyncio.Lock()
         self._closed = False
 
@@ -219,7 +223,8 @@ class Disk:
         async with self._locking:
             if self._reads is None and self._path is not None and not self._closed:
                 if self._lock is None:
-                    self._lock = await asyncio.to_thread(self._take_lock, self._path)
+                    patience_s, self._patience_s = self._patience_s, 0.0
+                    self._lock = await asyncio.to_thread(self._take_lock, self._path, patience_s)
                 if not self._closed:
                     self._open(self._path)
 
@@ -230,7 +235,7 @@ class Disk:
                 return
             assert self._reads is not None
             try:
-                self._lock = await asyncio.to_thread(self._take_lock, self._path)
+                self._lock = await asyncio.to_thread(self._take_lock, self._path, 0.0)
             except StoreError:
                 self._read_before.append(self._reads)
                 self._reads = None

@@ -1,6 +1,7 @@
 """The disk copy fails without taking anything with it, and mends itself."""
 
 import asyncio
+import fcntl
 import sqlite3
 from functools import partial
 from pathlib import Path
@@ -160,7 +161,7 @@ async def test_a_copy_that_another_sidecar_took_over_is_not_read_any_more(tmp_pa
 
 async def test_a_copy_that_a_sibling_has_not_made_yet_is_no_trouble(tmp_path: Path) -> None:
     path = tmp_path / "disk.db"
-    writer, reader = lock(path, "one sidecar"), worker(path)
+    writer, reader = lock(path, sidecar="one sidecar"), worker(path)
     assert writer is not None
     assert await reader.pointer() is None
     sqlite3.connect(path).close()
@@ -172,7 +173,7 @@ async def test_a_copy_that_a_sibling_has_not_made_yet_is_no_trouble(tmp_path: Pa
 
 async def test_a_siblings_copy_is_never_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "disk.db"
-    assert lock(path, "one sidecar") is not None
+    assert lock(path, sidecar="one sidecar") is not None
     broken = MAGIC + b"and what follows is broken" * 100
     path.write_bytes(broken)
     reader = worker(path)
@@ -186,11 +187,25 @@ async def test_a_siblings_copy_is_never_set_aside(tmp_path: Path) -> None:
 def test_the_token_of_a_sidecar_that_has_gone_means_nothing(tmp_path: Path) -> None:
     path = tmp_path / "disk.db"
     (tmp_path / f"disk.db{LOCK_SUFFIX}").write_text("one sidecar, long ago")
-    assert lock(path, "one") is not None
-    assert lock(path, "one") is None
+    assert lock(path, sidecar="one") is not None
+    assert lock(path, sidecar="one") is None
     for other in ("on", "one sidecar", ""):
         with pytest.raises(StoreError, match="another sidecar"):
-            lock(path, other)
+            lock(path, sidecar=other)
+
+
+async def test_a_sibling_that_has_the_lock_and_is_about_to_leave_its_token_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "disk.db"
+    file = path.with_name(path.name + LOCK_SUFFIX)
+    file.write_text("another sidecar, long ago")
+    with file.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        reader = worker(path)
+        reads = asyncio.create_task(reader.pointer())
+        await asyncio.to_thread(file.write_text, "one sidecar")
+        assert await reads is None
+        assert (reader.is_siblings, state(reader)) == (True, "ok")
+        await reader.close()
 
 
 async def test_a_sidecar_does_not_shut_itself_out(tmp_path: Path) -> None:
