@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -15,7 +16,7 @@ from sidecar.containment import CONTAINMENT
 from sidecar.content import content_routes
 from sidecar.copier import Copier
 from sidecar.current import Current
-from sidecar.disk import Disk
+from sidecar.disk import Disk, lock
 from sidecar.documents import Links
 from sidecar.edge import PROCESS, measured, process_routes
 from sidecar.follow import Follower
@@ -38,6 +39,7 @@ from sidecar.store import Store
 from sidecar.tiers import Tiers
 from sidecar.upstream import Upstream
 from sidecar.walks import Walks
+from sidecar.workers.siblings import Alone, Siblings
 
 _log = structlog.get_logger(__name__)
 
@@ -48,17 +50,20 @@ class Sidecar:
     Raises KeysUnusable if no token could be verified.
     """
 
-    def __init__(self, settings: Settings, store: Store, clock: Clock) -> None:
+    def __init__(self, settings: Settings, store: Store, clock: Clock, siblings: Siblings | None = None) -> None:
+        self.siblings = siblings or Alone()
+        self._draining = False
         self.metrics = Metrics()
         self.current = Current()
         self.memory = Memory(settings.sidecar.memory_mb * 1024 * 1024)
-        self.disk = Disk(Path(settings.sidecar.disk) if settings.sidecar.disk else None, self.metrics)
+        its_lock = partial(lock, sidecar=self.siblings.token)
+        self.disk = Disk(Path(settings.sidecar.disk) if settings.sidecar.disk else None, self.metrics, lock=its_lock)
         self.tiers = Tiers(self.memory, self.disk, store, self.metrics)
         self.follower = Follower(
             store, self.tiers, self.disk, self.current, clock, self.metrics, poll_s=settings.sidecar.poll_ms / 1000
         )
         self.copier = Copier(self.current, self.tiers, self.disk, clock)
-        self.forwarder = Forwarder(settings.sidecar.indexer_url, self.current, self.metrics)
+        self.forwarder = Forwarder(settings.sidecar.indexer_url, self.current, self.metrics, siblings=self.siblings)
         self._settings = settings
         self._store = store
         self._clock = clock
@@ -75,7 +80,7 @@ class Sidecar:
         old = old_routes(shelves, links, walks, clock)
         self.app.add_routes(old_definitions(old, self.current, clock, tokens=tokens))
         described = document(routes, old, PROCESS, secured=tokens is not None)
-        self.app.add_routes(process_routes(self.health, self.metrics, described))
+        self.app.add_routes(process_routes(self.health, self.page, described))
         self.upstream = Upstream(settings.upstream, self.metrics) if settings.upstream.url else None
         if self.upstream is not None:
             # Whatever no route before it takes.
@@ -83,8 +88,16 @@ class Sidecar:
         listed = origins(settings.sidecar.cors_origins)
         cors.install(self.app, listed)
         self.lane = Lane(self.current, clock, self.metrics, tokens=tokens, varies=bool(listed))
+        if siblings is not None:
+            # Whoever is alone has nobody to leave connections to, and no use for a step of every answer.
+            self.app.on_response_prepare.append(self._end_connection)
         self.app.on_shutdown.append(self._stop_waiting)
         self.app.cleanup_ctx.append(self._background)
+
+    def drain(self) -> None:
+        """From now on every answer is the last one on its connection."""
+        self._draining = True
+        self.lane.close()
 
     def health(self) -> Health:
         """The report as of now."""
@@ -96,7 +109,17 @@ class Sidecar:
             freshness_s=self._settings.indexer.freshness_s,
             now_ms=self._clock.now_ms(),
             keys=None if self.keyring is None else self.keyring.problem,
+            standing=self.siblings.standing,
         )
+
+    async def page(self) -> bytes:
+        """The metrics of this process and its siblings, as of now. Raises NoPage."""
+        return await self.siblings.page(lambda: self.metrics.render(self.health()))
+
+    async def _end_connection(self, _: web.Request, response: web.StreamResponse) -> None:
+        if self._draining:
+            response.headers["Connection"] = "close"
+            response.force_close()
 
     async def _stop_waiting(self, _: web.Application) -> None:
         self.forwarder.stop()

@@ -93,8 +93,8 @@ class Copier:
 
     async def _copy(self, generation: Generation) -> bool:
         held = await self._disk.pointer()
-        if self._disk.status.state == "failing":
-            # Nothing is fetched for a disk that cannot take it.
+        if self._disk.status.state == "failing" or self._disk.is_siblings:
+            # Nothing is fetched for a disk that cannot take it, or that is completed by a sibling.
             return False
         if self.copied is None or held != self.copied.pointer or self._resets != self._disk.resets:
             # Another file, or another writer: nothing is known of what it holds.

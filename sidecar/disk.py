@@ -5,18 +5,22 @@ object that is not there. A broken database is set aside and begun anew, and so 
 cannot serve; a file that is no database at all is somebody else's, and is left alone. sqlite3's exceptions are looked
 at only to tell these cases from others.
 
-One process has the copy to itself, by a lock on the file `<copy>.lock` that the kernel gives back when the process is
-gone: of two that write one copy, each would sweep what the other's pointer needs.
+One process writes the copy, by a lock on the file `<copy>.lock` that the kernel gives back when the process is gone: of
+two that write one copy, each would sweep what the other's pointer needs. Its siblings, the other workers of the same
+sidecar, know it by the token that it leaves in that file. They read, touch nothing, and one of them takes the lock over
+when it is free; it is tried whenever the pointer is asked for, which the copier does every few seconds. To the process
+of another sidecar the copy is no copy at all.
 """
 
 import asyncio
 import fcntl
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Set
+import time
+from collections.abc import Awaitable, Callable, Collection, Set
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 
@@ -32,30 +36,39 @@ DEADLINE_S: Final = 12.0
 SET_ASIDE_SUFFIX: Final = ".corrupt"
 LOCK_SUFFIX: Final = ".lock"
 MAGIC: Final = b"SQLite format 3\0"
+# Between taking the lock and leaving its token in the file a process needs some microseconds of its own time.
+TOKEN_WAIT_S: Final = 2.0
+TOKEN_LOOK_S: Final = 0.01
 _UNUSABLE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _log = structlog.get_logger(__name__)
 
-P = ParamSpec("P")
 T = TypeVar("T")
-OpenStore = Callable[[Path], Store]
-Lock = Callable[[Path], int]
+Lock = Callable[[Path, float], int | None]
 
 
-def open_sqlite(path: Path) -> Store:
-    return SqliteStore(path, writable=True)
+class OpenStore(Protocol):
+    """Opens the file of the copy."""
+
+    def __call__(self, path: Path, *, writable: bool) -> Store: ...
 
 
-def lock(path: Path) -> int:
-    """Takes the lock on the copy, and returns the descriptor that holds it.
+def lock(path: Path, patience_s: float = 0.0, sidecar: str = "") -> int | None:
+    """Takes the lock on the copy, and returns the descriptor that holds it; None if a sibling has it.
 
-    Raises StoreError if another process has it. The lock's file is never removed: whoever makes a new one locks
-    another file than those who have the old one open.
+    `sidecar` is the token that siblings have in common; empty: there are none. For so many seconds whoever has the lock
+    may be a sibling that has not left its token yet. Raises StoreError if a process of
+    another sidecar has the lock. Its file is never removed: whoever makes a new one locks another file than those who
+    have the old one open.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path.with_name(path.name + LOCK_SUFFIX), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_siblings(descriptor, sidecar, patience_s):
+                os.close(descriptor)
+                return None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, sidecar.encode(), 0)
         except BaseException:
             os.close(descriptor)
             raise
@@ -66,11 +79,27 @@ def lock(path: Path) -> int:
     return descriptor
 
 
+def _is_siblings(descriptor: int, sidecar: str, patience_s: float) -> bool:
+    """False once the lock is had. Raises BlockingIOError if it is neither had here nor by a sibling."""
+    until_s = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if sidecar and os.pread(descriptor, len(sidecar) + 1, 0) == sidecar.encode():
+                return True
+            if not sidecar or time.monotonic() > until_s:
+                raise
+            time.sleep(TOKEN_LOOK_S)
+        else:
+            return False
+
+
 class Disk:
     """The disk copy at `path`; with None there is no such tier, and everything is simply not there."""
 
     def __init__(
-        self, path: Path | None, metrics: Metrics, open_store: OpenStore = open_sqlite, lock: Lock = lock
+        self, path: Path | None, metrics: Metrics, open_store: OpenStore = SqliteStore, lock: Lock = lock
     ) -> None:
         self.status = DiskStatus("off" if path is None else "ok")
         self._path = path
@@ -80,72 +109,107 @@ class Disk:
         self.resets = 0
         self._begun = False
         self._pending: set[asyncio.Task[Any]] = set()
-        # Two connections, so that reading an object never waits for a sweep.
+        # Two connections, so that reading an object never waits for a sweep. Who reads alone has none to write by.
         self._reads: Store | None = None
         self._writes: Store | None = None
+        # What was read by before this process came to write; others may be reading by it still.
+        self._read_before: list[Store] = []
         # The descriptor that holds the lock on the copy; two attempts that took it at once would refuse each other.
         self._lock: int | None = None
+        # Once: whoever has the lock for longer has left its token, and nobody shall wait for every object.
+        self._patience_s = TOKEN_WAIT_S
         self._locking = asyncio.Lock()
-        self._open()
+        self._closed = False
+
+    @property
+    def is_siblings(self) -> bool:
+        """Whether a sibling writes the copy, and this process reads it."""
+        return self._lock is None and self._reads is not None
 
     async def get(self, digests: Collection[bytes]) -> dict[bytes, bytes]:
         """The bytes of those objects that are there, unverified."""
-        if self._reads is None:
-            return {}
-        return await self._attempt(self._reads.get(digests), {})
+        return await self._reading(lambda store: store.get(digests), {})
 
     async def pointer(self) -> Pointer | None:
         """The generation that the copy holds in full; None if it holds none, or if someone has removed it."""
-        if self._begun and self._path is not None and not await asyncio.to_thread(self._path.exists):
+        if (
+            self._begun
+            and self._path is not None
+            and not (self.is_siblings or await asyncio.to_thread(self._path.exists))
+        ):
             await self._begin_anew()
-        if self._reads is None:
-            return None
-        return await self._attempt(self._reads.pointer(), None)
+        return await self._reading(lambda store: store.pointer(), None, take_over=True)
 
     async def put(self, objects: Collection[Sealed]) -> bool:
         """Whether all of the objects are there now."""
-        if self._writes is None:
-            return False
-        return await self._attempt(_done(self._writes.put, objects), False)
+        return await self._writing(lambda store: store.put(objects))
 
     async def publish(self, pointer: Pointer, live: Set[bytes] | None, now_ms: int) -> bool:
         """Moves the pointer, then drops all objects but the live ones, unless there are none named; whether both could
         be done.
         """
-        if self._writes is None or not await self._attempt(_done(self._writes.move, pointer), False):
+        if not await self._writing(lambda store: store.move(pointer)):
             return False
         if live is None:
             return True
-        sweep = _done(self._writes.sweep, live, epoch=pointer.epoch, now_ms=now_ms, grace_ms=0)
-        return await self._attempt(sweep, False)
+        return await self._writing(lambda store: store.sweep(live, epoch=pointer.epoch, now_ms=now_ms, grace_ms=0))
 
     async def close(self) -> None:
         """Lets what is under way finish, closes the file, and leaves it to others."""
+        self._closed = True
         await self._close_stores()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     async def _close_stores(self) -> None:
-        stores = [store for store in (self._reads, self._writes) if store is not None]
+        stores = [store for store in (self._reads, self._writes, *self._read_before) if store is not None]
         self._reads = self._writes = None
+        self._read_before = []
         await asyncio.gather(*self._pending, return_exceptions=True)
         for store in stores:
             await store.close()
 
-    async def _attempt(self, work: Coroutine[Any, Any, T], otherwise: T) -> T:
+    async def _reading(self, work: Callable[[Store], Awaitable[T]], otherwise: T, *, take_over: bool = False) -> T:
+        async def read() -> T:
+            await self._decide()
+            if take_over:
+                await self._take_over()
+            return otherwise if self._reads is None else await work(self._reads)
+
+        return await self._attempt(read, otherwise)
+
+    async def _writing(self, work: Callable[[Store], Awaitable[object]]) -> bool:
+        if self.is_siblings:
+            return False
+
+        async def write() -> bool:
+            await self._decide()
+            if self._writes is None:
+                return False
+            await work(self._writes)
+            return True
+
+        return await self._attempt(write, False)
+
+    async def _attempt(self, work: Callable[[], Awaitable[T]], otherwise: T) -> T:
+        if self._path is None or self._closed:
+            return otherwise
         resets = self.resets
         # Shielded: SQLite's thread works on when its caller is cancelled, and the file must not be closed under it.
-        task = asyncio.create_task(self._locked(work))
+        task = asyncio.ensure_future(work())
         self._pending.add(task)
         task.add_done_callback(self._ended)
         try:
             async with asyncio.timeout(DEADLINE_S):
                 result = await asyncio.shield(task)
         except (StoreError, TimeoutError) as error:
+            if self.is_siblings and _is_to_come(error):
+                return otherwise
             reason = str(error) or f"no answer within {DEADLINE_S:g} s"
-            unusable = _is_unusable(error)
-            if unusable and self._path is not None and not await asyncio.to_thread(_is_ours, self._path):
+            # Whatever is wrong with a sibling's, it is the sibling's to set aside.
+            unusable = _is_unusable(error) and not self.is_siblings
+            if unusable and not await asyncio.to_thread(_is_ours, self._path):
                 unusable, reason = False, f"{self._path} is no disk copy of ours; choose another sidecar.disk"
             self._failed(reason)
             # Several attempts may fail on one file; it is set aside once.
@@ -158,15 +222,32 @@ class Disk:
             _log.info("the disk copy works again", path=str(self._path))
         return result
 
-    async def _locked(self, work: Coroutine[Any, Any, T]) -> T:
-        try:
-            async with self._locking:
-                if self._lock is None and self._path is not None:
-                    self._lock = await asyncio.to_thread(self._take_lock, self._path)
-        except BaseException:
-            work.close()
-            raise
-        return await work
+    async def _decide(self) -> None:
+        """Takes the lock, if that was not done; raises StoreError if another sidecar has it."""
+        async with self._locking:
+            if self._reads is None and self._path is not None and not self._closed:
+                if self._lock is None:
+                    patience_s, self._patience_s = self._patience_s, 0.0
+                    self._lock = await asyncio.to_thread(self._take_lock, self._path, patience_s)
+                if not self._closed:
+                    self._open(self._path)
+
+    async def _take_over(self) -> None:
+        """Takes the lock if the sibling that had it has gone; raises StoreError if another sidecar has it now."""
+        async with self._locking:
+            if not self.is_siblings or self._path is None or self._closed:
+                return
+            assert self._reads is not None
+            try:
+                self._lock = await asyncio.to_thread(self._take_lock, self._path, 0.0)
+            except StoreError:
+                self._read_before.append(self._reads)
+                self._reads = None
+                raise
+            if self._lock is not None:
+                self._read_before.append(self._reads)
+                self._open(self._path)
+                _log.info("the disk copy is written by this worker now", path=str(self._path))
 
     def _ended(self, task: "asyncio.Task[Any]") -> None:
         self._pending.discard(task)
@@ -191,16 +272,19 @@ class Disk:
         await self._close_stores()
         if self._path is not None:
             await asyncio.to_thread(_move_away, self._path)
-        self._open()
 
-    def _open(self) -> None:
-        if self._path is not None:
-            self._reads, self._writes = self._open_store(self._path), self._open_store(self._path)
+    def _open(self, path: Path) -> None:
+        writable = self._lock is not None
+        self._reads = self._open_store(path, writable=writable)
+        self._writes = self._open_store(path, writable=True) if writable else None
 
 
-async def _done(work: Callable[P, Awaitable[object]], *args: P.args, **kwargs: P.kwargs) -> bool:
-    await work(*args, **kwargs)
-    return True
+def _is_to_come(error: Exception) -> bool:
+    """Whether a sibling is about to make the file, or the tables in it."""
+    cause = error.__cause__
+    if isinstance(cause, sqlite3.OperationalError):
+        return cause.sqlite_errorcode == sqlite3.SQLITE_ERROR
+    return isinstance(cause, FileNotFoundError)
 
 
 def _is_unusable(error: Exception) -> bool:

@@ -4,7 +4,7 @@ Routes that are about the process itself are here: /ready, /health, /metrics, /o
 """
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import orjson
@@ -26,6 +26,7 @@ from sidecar.schemas import (
     closed,
     nullable,
 )
+from sidecar.workers.siblings import NoPage
 
 JSON_HEADERS: Final = {"Content-Type": "application/json", "Cache-Control": "no-store"}
 # The content type of the text format that `Metrics.render` writes.
@@ -48,13 +49,14 @@ _HEALTH: Final = closed(
         "store": closed("StoreHealth", {"reachable": BOOLEAN, "behind": BOOLEAN, "conflict": BOOLEAN}),
         "disk": {"enum": ["ok", "incomplete", "failing", "off"]},
         "memory": closed("Memory", {"bytes": NUMBER, "limit_bytes": NUMBER, "evictions": NUMBER}),
+        "worker": closed("Worker", {"number": NUMBER, "wanted": NUMBER, "running": NUMBER}),
     },
 )
 # What each of these paths answers to GET, and to HEAD.
 PROCESS: Final[Mapping[str, Operation]] = {
     "/ready": Operation("Whether to send requests here.", {200: _READY, 503: _READY}),
     "/health": Operation("Whether it is well: 503 if it is unavailable.", {200: _HEALTH, 503: _HEALTH}),
-    "/metrics": Operation("What Prometheus reads.", {200: TEXT}, type="text/plain"),
+    "/metrics": Operation("What Prometheus reads.", {200: TEXT, 503: TEXT}, type="text/plain"),
     "/openapi.json": Operation("This document.", {200: {"type": "object"}}),
 }
 _DETAILS: Final = {404: "Not found.", 413: "The body is too large."}
@@ -92,8 +94,10 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         return _json(500, {"detail": "A server error occurred.", "request_id": request_id})
 
 
-def process_routes(health: Callable[[], Health], metrics: Metrics, document: bytes) -> list[web.RouteDef]:
-    """The routes of PROCESS; `document` is what /openapi.json answers."""
+def process_routes(
+    health: Callable[[], Health], page: Callable[[], Awaitable[bytes]], document: bytes
+) -> list[web.RouteDef]:
+    """The routes of PROCESS; `page` makes what /metrics answers, or raises NoPage; `document` is /openapi.json's."""
 
     async def ready(_: web.Request) -> web.Response:
         generation = health().generation
@@ -109,7 +113,10 @@ def process_routes(health: Callable[[], Health], metrics: Metrics, document: byt
         return _json(503 if report.status == "unavailable" else 200, report.document())
 
     async def counted(_: web.Request) -> web.Response:
-        return web.Response(body=metrics.render(health()), headers=METRICS_HEADERS)
+        try:
+            return web.Response(body=await page(), headers=METRICS_HEADERS)
+        except NoPage as error:
+            return web.Response(status=503, text=f"{error}\n", headers={"Cache-Control": "no-store"})
 
     async def described(_: web.Request) -> web.Response:
         return web.Response(body=document, headers=JSON_HEADERS)

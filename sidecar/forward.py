@@ -4,7 +4,8 @@
    Each over a connection of its own: writes are rare, and a kept connection that the other end has just closed could
    not be told from a write that got lost. Nothing is ever sent twice, no redirect is followed, no cookie is kept.
 2. What was made carries X-Catalog-Clock, the registry's clock. The answer is held back until the generation that this
-   sidecar serves covers it, and names that generation; past the deadline it says X-Catalog-Published: pending.
+   sidecar serves, in all of its workers, covers it, and names that generation; past the deadline it says
+   X-Catalog-Published: pending.
 3. Without an answer it is a 503 that says which: not sent, or sent and not known to be made. Repeating is safe then.
 
 A caller who hangs up does not end this: the write may be made already, and goes on, within its deadlines. aiohttp's
@@ -38,6 +39,7 @@ from sidecar.intake import MAX_BODY_BYTES
 from sidecar.metrics import Metrics
 from sidecar.parameters import Refusal
 from sidecar.relay import BrokenOffError, once, sendable, target
+from sidecar.workers.siblings import Alone, Siblings
 
 FORWARDED: Final = ("Content-Type", "Accept", "Authorization", "Cookie", "USE-JWT-COOKIE", "X-Request-ID")
 RETURNED: Final = ("Content-Type", "Allow", "Location", "Retry-After", "WWW-Authenticate", "X-Catalog-Published")
@@ -78,10 +80,19 @@ class Reply(NamedTuple):
 class Forwarder:
     """Passes writes on to the indexer at `url`, whose path, if it has one, goes before theirs."""
 
-    def __init__(self, url: str, current: Current, metrics: Metrics, deadlines: Deadlines = DEADLINES) -> None:
+    def __init__(
+        self,
+        url: str,
+        current: Current,
+        metrics: Metrics,
+        deadlines: Deadlines = DEADLINES,
+        *,
+        siblings: Siblings | None = None,
+    ) -> None:
         # A user in the url would take the place of the caller's own Authorization.
         self._base = str(URL(url).with_user(None)).rstrip("/")
         self._current = current
+        self._siblings = siblings or Alone()
         self._metrics = metrics
         self._deadlines = deadlines
         self._waiting: set[asyncio.Timeout] = set()
@@ -186,12 +197,16 @@ class Forwarder:
         return "loaded"
 
     async def _covering(self, clock: int, until_s: float) -> Generation | None:
-        """The served generation as soon as it covers the clock; None if that is not before the deadline."""
+        """The served generation as soon as it covers the clock, and all siblings serve it; None if that is not before
+        the deadline.
+        """
         waiting = asyncio.timeout_at(0 if self._stopping else until_s)
         self._waiting.add(waiting)
         try:
             async with waiting:
-                return await self._current.covering(clock)
+                generation = await self._current.covering(clock)
+                await self._siblings.serve(generation.pointer)
+                return generation
         except TimeoutError:
             return None
         finally:

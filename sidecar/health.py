@@ -7,7 +7,7 @@ ok              everything else.
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from sidecar import __version__
 from sidecar.contract.words import age_s
@@ -40,6 +40,17 @@ class DiskStatus:
         return "incomplete" if self.state == "ok" and self.incomplete is not None else self.state
 
 
+class Standing(NamedTuple):
+    """Which of the workers this process is, from 1; how many there should be, and how many there are."""
+
+    number: int
+    wanted: int
+    running: int
+
+
+ALONE: Final = Standing(1, 1, 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """The report. Ages are seconds, and None where there is nothing to be told the age of."""
@@ -61,6 +72,7 @@ class Health:
     memory_bytes: int
     memory_limit_bytes: int
     memory_evictions: int
+    standing: Standing
 
     def document(self) -> dict[str, Any]:
         """The body of /health."""
@@ -89,6 +101,7 @@ class Health:
                 "limit_bytes": self.memory_limit_bytes,
                 "evictions": self.memory_evictions,
             },
+            "worker": self.standing._asdict(),
         }
 
 
@@ -101,13 +114,14 @@ def report(
     freshness_s: int,
     now_ms: int,
     keys: str | None = None,
+    standing: Standing = ALONE,
 ) -> Health:
     """The report as of now. `memory` is its bytes, their limit and the evictions so far; `keys` is why those of tokens
-    cannot be read.
+    cannot be read. All of it is this process's, `standing` alone tells of others.
     """
     root = None if generation is None else generation.index.root
     stale = 0 if generation is None else generation.pulled_before(now_ms - freshness_s * 1000)
-    problems = tuple(_problems(generation, store, disk, stale, keys))
+    problems = tuple(_problems(generation, store, disk, stale, keys, standing))
     fatal = generation is None or store.stopped is not None
     memory_bytes, memory_limit_bytes, memory_evictions = memory
     return Health(
@@ -130,11 +144,17 @@ def report(
         memory_bytes=memory_bytes,
         memory_limit_bytes=memory_limit_bytes,
         memory_evictions=memory_evictions,
+        standing=standing,
     )
 
 
 def _problems(
-    generation: Generation | None, store: StoreStatus, disk: DiskStatus, stale: int, keys: str | None
+    generation: Generation | None,
+    store: StoreStatus,
+    disk: DiskStatus,
+    stale: int,
+    keys: str | None,
+    standing: Standing,
 ) -> list[str]:
     problems = []
     if generation is None:
@@ -157,4 +177,6 @@ def _problems(
         problems.append(f"the disk copy is incomplete since {disk.incomplete}")
     if stale:
         problems.append(f"stale: the content of {stale} queries is older than promised")
+    if standing.running < standing.wanted:
+        problems.append(f"{standing.running} of {standing.wanted} workers answer")
     return problems

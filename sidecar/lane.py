@@ -93,6 +93,7 @@ class Lane:
         self._metrics = metrics
         self._now_ms = clock.now_ms
         self._monotonic = clock.monotonic
+        self._open = True
         self._tail = b"Vary: Origin\r\n\r\n" if varies else b"\r\n"
         self._generation: Generation | None = None
         self._dictionary: Dictionary | None = None
@@ -102,13 +103,17 @@ class Lane:
         self._blocks: dict[bytes, Block] = {}
         self._blocks_bytes = 0
 
+    def close(self) -> None:
+        """Takes nothing any more: from now on answers end their connections, which the handler's say."""
+        self._open = False
+
     def answer(self, data: bytes) -> bytes | None:
         """The answer to a request that is all of `data`; None if it is for the ordinary handler."""
         began_s = self._monotonic()
         path, _, rest = data.partition(b"?")
         query, _, headers = rest.partition(b"\r\n")
         block = self._blocks.get(headers)
-        if block is None:
+        if block is None or not self._open:
             return None
         if self._generation is not self._current.generation:
             self._begin_anew()

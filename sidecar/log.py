@@ -5,7 +5,7 @@ import sys
 from typing import Final
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 from sidecar.settings import LogSettings
 
@@ -21,15 +21,20 @@ _SHARED: Final[tuple[Processor, ...]] = (
 )
 
 
-def configure(settings: LogSettings) -> None:
-    """Once, at the start of a process."""
+def configure(settings: LogSettings, **context: object) -> None:
+    """At the start of a process; `context` is told in each of its lines."""
+
+    def with_context(_: object, __: str, event: EventDict) -> EventDict:
+        return {**context, **event}
+
+    shared = (*_SHARED, with_context)
     last: tuple[Processor, ...] = (structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),)
     if settings.format == "json":
         last = (structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer())
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
-            *_SHARED,
+            *shared,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -38,7 +43,7 @@ def configure(settings: LogSettings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=_SHARED,
+            foreign_pre_chain=shared,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )

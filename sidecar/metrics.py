@@ -123,6 +123,10 @@ class Metrics:
             "disk_resets", "Times the file of the disk copy was set aside as unusable and begun anew."
         )
 
+        # Its supervisor counts those of a worker.
+        self._counter("worker_deaths", "Workers that ended without having been told to, and were started again.")
+        self._workers = self._gauge("workers", "The processes whose figures these are; one without sidecar.workers.")
+        self._workers_wanted = self._gauge("workers_wanted", "How many processes sidecar.workers asks for.")
         self._ready = self._gauge("ready", "1 while a verified generation is loaded, else 0.")
         self._generation = self._gauge("generation", "The generation that is served; 0 before the first.")
         self._epoch = self._gauge("epoch", "The epoch that the served generation was published in; 0 before the first.")
@@ -155,6 +159,13 @@ class Metrics:
 
     def render(self, health: Health) -> bytes:
         """The text that Prometheus reads, with the gauges as of this report."""
+        self.tell(health)
+        return generate_latest(self.registry)
+
+    def tell(self, health: Health) -> None:
+        """Has the gauges be as of this report."""
+        self._workers.set(1)
+        self._workers_wanted.set(health.standing.wanted)
         self._ready.set(health.generation is not None)
         self._generation.set(health.generation or 0)
         self._epoch.set(health.epoch or 0)
@@ -170,7 +181,6 @@ class Metrics:
         self._store_reachable.set(health.store_reachable)
         self._store_behind.set(health.store_behind)
         self._store_conflict.set(health.store_conflict)
-        return generate_latest(self.registry)
 
     def _counter(self, name: str, help: str, *labels: str) -> Counter:
         return Counter(f"catalog_sidecar_{name}", help, labels, registry=self.registry)

@@ -277,7 +277,10 @@ class SidecarSettings(Section):
     port: int = setting(18160, "Port to listen on.", PORT)
     socket: str = setting("", "Unix socket to listen on as well.", SOCKET_PATH)
     disk: str = setting("var/sidecar.db", "The local disk copy; empty: none, and a restart needs the store.")
-    memory_mb: int = setting(64, "Bound of the objects that are kept in memory.", at_least(1))
+    workers: int = setting(
+        1, "How many processes answer: about one for each core that is to be used. Each has an index.", at_least(1)
+    )
+    memory_mb: int = setting(64, "Bound of the objects that are kept in memory, by each worker.", at_least(1))
     indexer_url: str = setting("http://127.0.0.1:18170", "The indexer's API, which writes are forwarded to.", HTTP_URL)
     cors_origins: str = setting("", "Web pages that may ask from a browser, with credentials.", ORIGINS)
     poll_ms: int = setting(
@@ -355,6 +358,10 @@ class SettingsError(Exception):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n  ".join(["the settings cannot be used:", *map(str, self.problems)]))
+
+
+class Unusable(Exception):
+    """Raised when settings that passed turn out not to work once what they name is opened; its text says which."""
 
 
 @dataclass(frozen=True, slots=True)

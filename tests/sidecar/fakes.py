@@ -87,4 +87,6 @@ class FlakyStore(MemoryStore):
 
 def disk_over(store: FlakyStore, metrics: Metrics, path: Path = Path("disk.db")) -> Disk:
     """A disk copy whose file is this store; there is nothing to lock."""
-    return Disk(path, metrics, lambda _: store, lambda _: os.open(os.devnull, os.O_RDONLY))
+    return Disk(
+        path, metrics, lambda path, *, writable: store, lambda path, patience_s: os.open(os.devnull, os.O_RDONLY)
+    )

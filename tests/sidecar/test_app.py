@@ -1,7 +1,7 @@
 """One sidecar put together: what it says of itself, from the first moment to a store that is gone."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from io import BytesIO
 from pathlib import Path
 from uuid import UUID
@@ -15,10 +15,12 @@ from sidecar import __version__
 from sidecar.app import Sidecar
 from sidecar.contract.objects import ObjectType
 from sidecar.copier import LOOK_S, RETRY_S
+from sidecar.health import Standing
 from sidecar.intake import MAX_BODY_BYTES
 from sidecar.settings import Settings, SidecarSettings
 from sidecar.store import Pointer
 from sidecar.store.sqlite import SqliteStore
+from sidecar.workers.siblings import Alone, NoPage
 from tests.sidecar.fakes import FakeClock, FlakyStore
 from tests.trees import PULLED_MS, Catalog, Selection, World, publish
 
@@ -59,7 +61,7 @@ class Rig:
 async def rig(tmp_path: Path, aiohttp_client: AiohttpClient) -> AsyncIterator[Rig]:
     store, clock = FlakyStore(), FakeClock()
     settings = Settings(sidecar=SidecarSettings(disk=str(tmp_path / "disk.db"), poll_ms=10))
-    rig = Rig(Sidecar(settings, store, clock), store, clock)
+    rig = Rig(Sidecar(settings, store, clock, Alone()), store, clock)
     rig.client = await aiohttp_client(rig.sidecar.app)
     yield rig
     await rig.client.close()
@@ -93,6 +95,7 @@ async def test_health_tells_what_is_served_and_how_old_it_is(rig: Rig) -> None:
         "never_pulled_catalogs": 1,
         "store": {"reachable": True, "behind": False, "conflict": False},
         "disk": "ok",
+        "worker": {"number": 1, "wanted": 1, "running": 1},
     }
 
 
@@ -162,6 +165,35 @@ async def test_metrics_are_all_explained_and_agree_with_health(rig: Rig) -> None
     route = "/api/v1/enterprise-catalogs/{uuid}/contains_content_items/"
     assert f'catalog_sidecar_requests_total{{route="{route}",status="200"}} 1.0' in lines
     assert 'catalog_sidecar_requests_total{route="other",status="404"} 1.0' in lines
+
+
+class OneOfThree(Alone):
+    """Siblings of whom one is missing, and nobody answers for all."""
+
+    standing = Standing(2, 3, 2)
+
+    async def page(self, own: Callable[[], bytes]) -> bytes:
+        raise NoPage("nobody answers")
+
+
+async def test_a_worker_tells_of_those_that_are_missing_and_no_page_of_its_own(rig: Rig) -> None:
+    await rig.serve(1)
+    rig.sidecar.siblings = OneOfThree()
+    status, body = await rig.get("/health")
+    assert (status, body["status"], body["problems"]) == (200, "degraded", ["2 of 3 workers answer"])
+    assert body["worker"] == {"number": 2, "wanted": 3, "running": 2}
+    answer = await rig.client.get("/metrics")
+    assert (answer.status, await answer.text()) == (503, "nobody answers\n")
+
+
+async def test_every_answer_of_a_process_that_drains_is_the_last_one_of_its_connection(rig: Rig) -> None:
+    await rig.serve(1)
+    assert "Connection" not in (await rig.client.get(LOOKUP)).headers
+    rig.sidecar.drain()
+    for path in (LOOKUP, "/ready", "/no/such/route", "/openapi.json"):
+        answer = await rig.client.get(path)
+        assert answer.headers["Connection"] == "close"
+        assert (await answer.read()) != b""
 
 
 async def test_unknown_routes_and_methods_are_json(rig: Rig) -> None:

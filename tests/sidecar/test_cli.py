@@ -95,9 +95,9 @@ async def refused(folder: Path, **more: str) -> tuple[int | None, str]:
     return process.returncode, said.decode()
 
 
-async def publish_to(folder: Path) -> None:
+async def publish_to(folder: Path, generation: int = 1) -> None:
     store = SqliteStore(folder / "store.db", writable=True)
-    await publish(store, WORLD.tree())
+    await publish(store, WORLD.tree(generation=generation))
     await store.close()
 
 

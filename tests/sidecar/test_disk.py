@@ -1,10 +1,16 @@
 """The disk copy fails without taking anything with it, and mends itself."""
 
 import asyncio
+import fcntl
+import sqlite3
+from functools import partial
 from pathlib import Path
 
+import pytest
+
 from sidecar.contract.objects import Sealed, digest_of
-from sidecar.disk import MAGIC, Disk
+from sidecar.disk import LOCK_SUFFIX, MAGIC, Disk, lock
+from sidecar.errors import StoreError
 from sidecar.metrics import Metrics
 from sidecar.store import Pointer
 from tests.sidecar.fakes import FlakyStore, disk_over
@@ -85,6 +91,121 @@ async def test_one_copy_is_used_by_one_sidecar_and_free_again_once_that_is_gone(
     assert await second.pointer() == pointer
     assert state(second) == "ok"
     await second.close()
+
+
+def worker(path: Path, sidecar: str = "one sidecar") -> Disk:
+    """The copy as a worker of this sidecar has it."""
+    return Disk(path, Metrics(), lock=partial(lock, sidecar=sidecar))
+
+
+async def test_siblings_read_what_one_of_them_writes_and_nobody_complains(tmp_path: Path) -> None:
+    writer, reader = worker(tmp_path / "disk.db"), worker(tmp_path / "disk.db")
+    pointer = Pointer(1, 1, OBJECT.digest)
+    assert await writer.put([OBJECT])
+    assert await writer.publish(pointer, {OBJECT.digest}, now_ms=1)
+    assert await reader.pointer() == pointer
+    assert await reader.get([OBJECT.digest]) == {OBJECT.digest: OBJECT.data}
+    assert not await reader.put([OTHER])
+    assert not await reader.publish(Pointer(2, 2, OTHER.digest), {OTHER.digest}, now_ms=1)
+    assert (writer.is_siblings, reader.is_siblings) == (False, True)
+    assert (state(reader), await writer.pointer()) == ("ok", pointer)
+    await reader.close()
+    await writer.close()
+
+
+async def test_a_sibling_takes_over_when_the_writer_has_gone(tmp_path: Path) -> None:
+    writer, reader = worker(tmp_path / "disk.db"), worker(tmp_path / "disk.db")
+    pointer = Pointer(1, 1, OBJECT.digest)
+    assert await writer.publish(pointer, set(), now_ms=1)
+    assert await reader.pointer() == pointer
+    await writer.close()
+    assert not await reader.put([OTHER])
+    assert await reader.pointer() == pointer
+    assert not reader.is_siblings
+    assert await reader.put([OTHER])
+    assert await reader.get([OTHER.digest]) == {OTHER.digest: OTHER.data}
+    third = worker(tmp_path / "disk.db")
+    assert await third.get([OTHER.digest]) == {OTHER.digest: OTHER.data}
+    assert third.is_siblings
+    await third.close()
+    await reader.close()
+
+
+async def test_workers_of_two_sidecars_are_no_siblings(tmp_path: Path) -> None:
+    path = tmp_path / "disk.db"
+    ours, theirs, alone = worker(path), worker(path, "another sidecar"), Disk(path, Metrics())
+    assert await ours.put([OBJECT])
+    for other in (theirs, alone):
+        assert await other.get([OBJECT.digest]) == {}
+        assert other.status.error == f"{path} is in use by another sidecar; give each its own sidecar.disk"
+    await ours.close()
+    assert await theirs.get([OBJECT.digest]) == {OBJECT.digest: OBJECT.data}
+    assert (theirs.is_siblings, state(theirs)) == (False, "ok")
+    await theirs.close()
+    await alone.close()
+
+
+async def test_a_copy_that_another_sidecar_took_over_is_not_read_any_more(tmp_path: Path) -> None:
+    path = tmp_path / "disk.db"
+    writer, reader, other = worker(path), worker(path), Disk(path, Metrics())
+    assert await writer.put([OBJECT])
+    assert await reader.get([OBJECT.digest]) == {OBJECT.digest: OBJECT.data}
+    await writer.close()
+    assert await other.put([OTHER])
+    assert await reader.pointer() is None
+    assert await reader.get([OBJECT.digest]) == {}
+    assert (reader.is_siblings, state(reader)) == (False, "failing")
+    await other.close()
+    await reader.close()
+
+
+async def test_a_copy_that_a_sibling_has_not_made_yet_is_no_trouble(tmp_path: Path) -> None:
+    path = tmp_path / "disk.db"
+    writer, reader = lock(path, sidecar="one sidecar"), worker(path)
+    assert writer is not None
+    assert await reader.pointer() is None
+    sqlite3.connect(path).close()
+    path.touch()
+    assert await reader.get([OBJECT.digest]) == {}
+    assert (reader.is_siblings, state(reader)) == (True, "ok")
+    await reader.close()
+
+
+async def test_a_siblings_copy_is_never_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "disk.db"
+    assert lock(path, sidecar="one sidecar") is not None
+    broken = MAGIC + b"and what follows is broken" * 100
+    path.write_bytes(broken)
+    reader = worker(path)
+    for _ in range(2):
+        assert await reader.pointer() is None
+        assert (state(reader), reader.resets) == ("failing", 0)
+    assert path.read_bytes() == broken
+    await reader.close()
+
+
+def test_the_token_of_a_sidecar_that_has_gone_means_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "disk.db"
+    (tmp_path / f"disk.db{LOCK_SUFFIX}").write_text("one sidecar, long ago")
+    assert lock(path, sidecar="one") is not None
+    assert lock(path, sidecar="one") is None
+    for other in ("on", "one sidecar", ""):
+        with pytest.raises(StoreError, match="another sidecar"):
+            lock(path, sidecar=other)
+
+
+async def test_a_sibling_that_has_the_lock_and_is_about_to_leave_its_token_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "disk.db"
+    file = path.with_name(path.name + LOCK_SUFFIX)
+    file.write_text("another sidecar, long ago")
+    with file.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        reader = worker(path)
+        reads = asyncio.create_task(reader.pointer())
+        await asyncio.to_thread(file.write_text, "one sidecar")
+        assert await reads is None
+        assert (reader.is_siblings, state(reader)) == (True, "ok")
+        await reader.close()
 
 
 async def test_a_sidecar_does_not_shut_itself_out(tmp_path: Path) -> None:

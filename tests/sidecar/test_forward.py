@@ -26,7 +26,9 @@ from sidecar.intake import MAX_BODY_BYTES, runner_of
 from sidecar.metrics import Metrics
 from sidecar.parameters import Refusal
 from sidecar.settings import Settings, SidecarSettings
+from sidecar.store import Pointer
 from sidecar.store.memory import MemoryStore
+from sidecar.workers.siblings import Alone
 from tests.fakes import FakeClock
 from tests.sidecar.test_current import FIRST, generation
 from tests.world import world
@@ -87,6 +89,19 @@ class WatchedCurrent(Current):
         return await super().covering(clock)
 
 
+class LateSiblings(Alone):
+    """Siblings who come to serve a generation when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: asyncio.Queue[Pointer] = asyncio.Queue()
+        self.served = asyncio.Event()
+        self.served.set()
+
+    async def serve(self, pointer: Pointer) -> None:
+        self.asked.put_nowait(pointer)
+        await self.served.wait()
+
+
 class Rig:
     """The routes of catalogs before an indexer, and a client of them."""
 
@@ -97,7 +112,8 @@ class Rig:
         self.metrics = Metrics()
         self.current = WatchedCurrent()
         self.current.swap(generation(1, clock=5))
-        self.forwarder = Forwarder(url, self.current, self.metrics, deadlines)
+        self.siblings = LateSiblings()
+        self.forwarder = Forwarder(url, self.current, self.metrics, deadlines, siblings=self.siblings)
 
     async def ask(self, method: str, path: str, query: str = "", **more: Any) -> ClientResponse:
         url = URL(path + (f"?{query}" if query else ""), encoded=True)
@@ -297,6 +313,26 @@ async def test_an_answer_waits_until_its_clock_is_served(rig: Rig) -> None:
     answer = await write
     assert (answer.status, answer.headers["X-Catalog-Generation"]) == (201, "3")
     assert rig.counted("loaded") == 1
+
+
+async def test_an_answer_waits_until_all_siblings_serve_what_is_served_here(rig: Rig) -> None:
+    rig.siblings.served.clear()
+    rig.indexer.headers = {"X-Catalog-Clock": "7"}
+    write = rig.ask_soon()
+    await rig.current.waited_for.wait()
+    rig.current.swap(generation(2, clock=7))
+    assert (await rig.siblings.asked.get()).generation == 2
+    assert not write.done()
+    rig.siblings.served.set()
+    assert (await write).headers["X-Catalog-Generation"] == "2"
+
+
+async def test_siblings_that_do_not_come_to_serve_it_leave_it_pending() -> None:
+    indexer = FakeIndexer(headers={"X-Catalog-Clock": "5"})
+    async with served(indexer) as url, rig_before(indexer, url, LONG._replace(answer_s=AT_ONCE)) as rig:
+        rig.siblings.served.clear()
+        assert (await rig.ask("PUT", ONE)).headers["X-Catalog-Published"] == "pending"
+        assert rig.counted("pending") == 1
 
 
 async def test_two_writes_wait_each_for_its_own(rig: Rig) -> None:

@@ -272,6 +272,12 @@ async def test_bytes_are_learned_only_from_what_was_made_of_them_and_of_nothing_
     assert not unlocked.lane._blocks
 
 
+async def test_a_lane_that_is_closed_takes_nothing(unlocked: Rig) -> None:
+    await same(unlocked, question())
+    unlocked.lane.close()
+    await same(unlocked, question(), taken=False)
+
+
 async def test_nothing_is_answered_in_the_lane_before_a_generation_is_there(unlocked: Rig) -> None:
     await same(unlocked, question())
     unlocked.current.generation = None
