@@ -32,8 +32,10 @@ async def fresh(registry: Registry) -> Mirror:
 
 def state(mirror: Mirror) -> dict[str, Any]:
     """Everything that a mirror knows, in comparable form; sets of nothing are left out."""
-    known = {name: value for name, value in vars(mirror).items() if name not in ("users", "runs_of")}
+    known = {name: value for name, value in vars(mirror).items() if name not in ("users", "runs_of", "_open")}
     known["users"] = {query: users for query, users in mirror.users.items() if users}
+    # What was worked out of an earlier state must not outlive it.
+    known["open_courses"] = mirror.open_courses()
     known["runs_of"] = {course: runs for course, runs in mirror.runs_of.items() if runs}
     return known
 
