@@ -79,6 +79,19 @@ class TestARefresh:
         assert changes.hashes == {query_hash({"content_type": "course"})}
         assert changes.catalogs == changes.customers == set()
 
+    async def test_works_out_again_which_courses_have_an_active_run(self, here: World) -> None:
+        source = here.source
+        assert isinstance(source, FakeSource)
+        source.courses = [course("A+1", run("r1")), course("B+1", run("r2"))]
+        await here.add("a", {"content_type": "course"})
+        await here.pull()
+        mirror = await fresh(here.registry)
+        assert mirror.open_courses() == ordinals(mirror, "A+1", "B+1")
+        source.courses[1] = course("B+1", run("r2", active=False))
+        await here.pull()
+        await refresh(mirror, here.registry)
+        assert mirror.open_courses() == ordinals(mirror, "A+1")
+
     async def test_names_the_course_of_a_changed_run(self, here: World) -> None:
         source = here.source
         assert isinstance(source, FakeSource)
