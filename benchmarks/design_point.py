@@ -30,7 +30,7 @@ from typing import Final
 from uuid import UUID
 
 from benchmarks.design_tree import Tree, key_of
-from benchmarks.scale import _high_water_mark, _port_of
+from benchmarks.scale import high_water_mark, port_of
 from sidecar.contract.index import IN_INDEX, Index
 from sidecar.contract.objects import Sealed
 from sidecar.contract.records import open_record
@@ -95,7 +95,7 @@ async def _moving(folder: Path, tree: Tree) -> Figures:
                 figures["moved_kib"] = until_answered / KIB
                 figures["moved_with_copy_kib"] = proxy.received / KIB
                 figures["after_mib"] = _resident_mib(process)
-                figures["peak_mib"] = _high_water_mark(process)
+                figures["peak_mib"] = high_water_mark(process)
         await store.close()
     return figures
 
@@ -217,7 +217,7 @@ class _Ask:
         """Returns once it is ready."""
         deadline = time.monotonic() + WITHIN_S
         while time.monotonic() < deadline and self._process.poll() is None:
-            if self._connection is None and (port := _port_of(self._process.pid)) is not None:
+            if self._connection is None and (port := port_of(self._process.pid)) is not None:
                 self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
             if self._connection is not None and self._get("/ready")[0] == 200:
                 return

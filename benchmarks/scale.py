@@ -71,11 +71,11 @@ class Installation:
         began = time.perf_counter()
         process = subprocess.Popen([sys.executable, "-m", "sidecar", "serve", "--config", str(self.config)])
         try:
-            port = self._wait(process, lambda: _port_of(process.pid))
+            port = self._wait(process, lambda: port_of(process.pid))
             self._wait(process, lambda: _get(port, "/ready"))
             ready_s = time.perf_counter() - began
             self._wait(process, self._copied)
-            peak = _high_water_mark(process.pid)
+            peak = high_water_mark(process.pid)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
@@ -151,7 +151,7 @@ def _row(what: str, measured: tuple[float, float], objects: int) -> None:
     print(f"| {what} | {measured[0]:.1f} | {measured[1]:.0f} | {objects:,} |", flush=True)
 
 
-def _port_of(pid: int) -> int | None:
+def port_of(pid: int) -> int | None:
     """The loopback port on which a process listens, from the kernel's tables."""
     inodes = set()
     for fd in Path(f"/proc/{pid}/fd").glob("*"):
@@ -174,7 +174,8 @@ def _get(port: int, path: str) -> bool:
         return False
 
 
-def _high_water_mark(pid: int) -> float:
+def high_water_mark(pid: int) -> float:
+    """The most memory that a process has had resident, in MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return float(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
 

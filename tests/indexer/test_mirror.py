@@ -32,8 +32,10 @@ async def fresh(registry: Registry) -> Mirror:
 
 def state(mirror: Mirror) -> dict[str, Any]:
     """Everything that a mirror knows, in comparable form; sets of nothing are left out."""
-    known = {name: value for name, value in vars(mirror).items() if name not in ("users", "runs_of")}
+    known = {name: value for name, value in vars(mirror).items() if name not in ("users", "runs_of", "_open")}
     known["users"] = {query: users for query, users in mirror.users.items() if users}
+    # What was worked out of an earlier state must not outlive it.
+    known["open_courses"] = mirror.open_courses()
     known["runs_of"] = {course: runs for course, runs in mirror.runs_of.items() if runs}
     return known
 
@@ -76,6 +78,19 @@ class TestARefresh:
         assert changes.content == ordinals(mirror, "B+1")
         assert changes.hashes == {query_hash({"content_type": "course"})}
         assert changes.catalogs == changes.customers == set()
+
+    async def test_works_out_again_which_courses_have_an_active_run(self, here: World) -> None:
+        source = here.source
+        assert isinstance(source, FakeSource)
+        source.courses = [course("A+1", run("r1")), course("B+1", run("r2"))]
+        await here.add("a", {"content_type": "course"})
+        await here.pull()
+        mirror = await fresh(here.registry)
+        assert mirror.open_courses() == ordinals(mirror, "A+1", "B+1")
+        source.courses[1] = course("B+1", run("r2", active=False))
+        await here.pull()
+        await refresh(mirror, here.registry)
+        assert mirror.open_courses() == ordinals(mirror, "A+1")
 
     async def test_names_the_course_of_a_changed_run(self, here: World) -> None:
         source = here.source
