@@ -11,9 +11,9 @@ from uuid import UUID
 
 from pyroaring import BitMap
 
-from sidecar.contract.index import Content, Index, check_root, index_references
+from sidecar.contract.index import Content, Index, check_bitmap, check_root, index_references
 from sidecar.contract.objects import ObjectType
-from sidecar.contract.records import ContentSet, Record, Reference, Root
+from sidecar.contract.records import Bitmap, ContentSet, Record, Reference, Root
 from sidecar.errors import Malformed
 from sidecar.store import Pointer
 
@@ -22,20 +22,42 @@ Fetch = Callable[[Reference], Record]
 Probes = dict[str | UUID, Callable[[int], bool]]
 
 
+class Bitmaps:
+    """The bitmaps of a generation, by digest, among its records. Knows nothing of the index, so that an index which is
+    replaced is gone at once, and not when Python looks for cycles next: some workers never do.
+    """
+
+    __slots__ = ("_fetch", "_ordinals", "_records")
+
+    def __init__(self, records: dict[bytes, Record], ordinals: int, fetch: Fetch) -> None:
+        self._records = records
+        self._ordinals = ordinals
+        self._fetch = fetch
+
+    def get(self, digest: bytes) -> BitMap:
+        """A bitmap, which is kept. Raises what the fetching does, and Malformed."""
+        record = self._records.get(digest)
+        if record is None:
+            record = self._records[digest] = self._fetch((ObjectType.BITMAP, digest))
+        if not isinstance(record, Bitmap):
+            raise Malformed(f"object {digest.hex()} is no bitmap")
+        return check_bitmap(digest, record.ordinals, self._ordinals)
+
+
 class LazyContent(Content):
     """Content whose bitmaps are fetched when they are first looked at, and are plain attributes from then on."""
 
-    __slots__ = ("_digests", "_index")
+    __slots__ = ("_bitmaps", "_digests")
+    _bitmaps: Bitmaps
     _digests: ContentSet
-    _index: "LazyIndex"
 
-    def __init__(self, digests: ContentSet, index: "LazyIndex") -> None:
+    def __init__(self, digests: ContentSet, bitmaps: Bitmaps) -> None:
         object.__setattr__(self, "_digests", digests)
-        object.__setattr__(self, "_index", index)
+        object.__setattr__(self, "_bitmaps", bitmaps)
 
     def __getattr__(self, name: str) -> BitMap:
         # Reached only while there is no such attribute.
-        bitmap = self._index.bitmap(getattr(self._digests, name))
+        bitmap = self._bitmaps.get(getattr(self._digests, name))
         object.__setattr__(self, name, bitmap)
         return bitmap
 
@@ -45,17 +67,14 @@ class LazyIndex(Index):
     uuids: without restricted runs, and with them.
     """
 
-    __slots__ = ("_fetch", "_opened", "pointer", "probes")
+    __slots__ = ("_bitmaps", "pointer", "probes")
 
     def __init__(
-        self, pointer: Pointer, records: dict[bytes, Record], before: "LazyIndex | None", fetch: Fetch
+        self, pointer: Pointer, root: Root, records: dict[bytes, Record], before: "LazyIndex | None", fetch: Fetch
     ) -> None:
         self.pointer: Final = pointer
         self.probes: Final[tuple[Probes, Probes]] = ({}, {})
-        self._opened = records
-        self._fetch = fetch
-        root = records[pointer.digest]
-        assert isinstance(root, Root)
+        self._bitmaps = Bitmaps(records, root.ordinals, fetch)
         super().__init__(pointer.digest, root, records, before)
 
     @classmethod
@@ -74,20 +93,14 @@ class LazyIndex(Index):
             shard = known.get(digest) or read(reference)
             records[digest] = shard
             records.update({below: known[below] for _, below in index_references(shard) if below in known})
-        return cls(pointer, records, before, fetch)
-
-    def bitmap(self, digest: bytes) -> BitMap:
-        """A bitmap of this generation, which is kept."""
-        if digest not in self._opened:
-            self._opened[digest] = self._fetch((ObjectType.BITMAP, digest))
-        return self._bitmap(digest)
+        return cls(pointer, root, records, before, fetch)
 
     def keep(self, uuid: str | UUID, *, restricted: bool) -> None:
         """Has `probes` answer for a catalog from now on, under the uuid as it is given."""
         query = self.catalogs[str(uuid)].serving
         content = None if query is None else query.v2 if restricted else query.v1
         if content is not None:
-            self.probes[restricted][uuid] = content.contained.__contains__
+            self.probes[bool(restricted)][uuid] = content.contained.__contains__
 
     def _content(self, digests: ContentSet | None) -> Content | None:
-        return None if digests is None else LazyContent(digests, self)
+        return None if digests is None else LazyContent(digests, self._bitmaps)
