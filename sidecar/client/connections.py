@@ -1,4 +1,4 @@
-"""Kept connections of the blocking client, over http.client; its exceptions and the socket's stop here.
+"""Kept connections of the blocking client; the socket's exceptions and http.client's stop here.
 
 1. A request takes an idle connection out of the pool, or makes one, and puts it back after a whole answer. While it is
    out nobody else has it: so threads and greenlets share a client without a lock, whenever they were patched.
@@ -6,114 +6,193 @@
 3. A forked child has connections of its own: it closes its copies of its parent's unused, and never speaks on them.
 4. Each send and each receive may take what is left until the deadline, so that a peer that drips bytes gains nothing.
    Only the lookup of a host's name cannot be broken off.
+5. A usual answer takes three system calls: a look at the idle connection, a send, a receive. Python would wait with
+   poll before each of the latter, which takes longer than the rest of a call. So the kernel waits for the first moment
+   (SO_RCVTIMEO), which is short, because a signal begins it anew, and Python for what comes later. What is not the
+   kernel's own socket (gevent's) waits in its own way from the beginning.
+6. Whatever is not plain (`wire`) is read again from its first byte by http.client.
 """
 
 import http.client
 import io
+import select
 import socket
+import struct
 import time
 from collections import deque
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import MethodDescriptorType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from sidecar.client.errors import CannotTell
 from sidecar.client.exchange import Address, Answer, Call, process
+from sidecar.client.wire import END, block_of, head_of, host_of, request_of
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer, WriteableBuffer
+    from _typeshed import WriteableBuffer
 
 MAX_IDLE: Final = 32
 # A unix socket whose queue is full refuses at once, and has room again as soon as its server looks.
 QUEUE_FULL_S: Final = 0.005
+# How long the kernel waits before Python does: longer than a sidecar takes, shorter than signals of a timer are apart.
+MOMENT_S: Final = 0.005
+_MOMENT: Final = struct.pack("ll", 0, int(MOMENT_S * 1e6))
+FIRST_BYTES: Final = 4 * 1024
+MORE_BYTES: Final = 256 * 1024
 
 
 class Broken(Exception):
     """Raised when a connection ended before anything of an answer came."""
 
 
-class Connection(http.client.HTTPConnection):
-    """One connection, made when it is first used."""
+class Connection:
+    """One connection, made when it is first used. `reusable`: another request may follow, because the last answer came
+    whole and did not say goodbye.
+    """
 
     def __init__(self, address: Address) -> None:
-        super().__init__(address.host, address.port)
         self.process = process()
+        self.reusable = False
         self._address = address
         self._socket: socket.socket | None = None
+        self._idle: select.poll | None = None
         self._until_s = 0.0
         self._heard = False
-        self._whole = False
+        # Whether the socket is the kernel's own, which waits for a moment by itself.
+        self._plain = False
 
-    def exchange(self, call: Call, headers: Mapping[str, str], until_s: float) -> Answer:
+    def exchange(self, call: Call, block: bytes, until_s: float) -> Answer:
         """One request and its answer. Raises CannotTell, or Broken, after which the connection is no use any more."""
-        self._until_s, self._heard, self._whole = until_s, False, False
-        if self._socket is None:
-            try:
-                self.connect()
-            except TimeoutError as error:
-                raise CannotTell(f"{call}: nothing was sent, no connection before the deadline") from error
-            except OSError as error:
-                raise CannotTell(f"{call}: nothing was sent, nobody answers there: {error}") from error
+        self._until_s, self._heard, self.reusable = until_s, False, False
         try:
-            # A body that is refused before it has arrived ends the sending, and there is an answer all the same.
-            with suppress(BrokenPipeError, ConnectionResetError):
-                self.request(call.method, self._address.base + call.target, body=call.body, headers=dict(headers))
-            response = self.getresponse()
-            body = response.read()
+            request = request_of(call.method, self._address.base + call.target, block, call.body)
+        except ValueError as error:
+            raise CannotTell(f"{call}: nothing was sent, {error}") from error
+        if self._socket is None:
+            self._connect(call)
+        try:
+            self._send(request)
+            return self._answer(call)
         except TimeoutError as error:
             raise CannotTell(f"{call}: no answer before the deadline") from error
         except (OSError, http.client.HTTPException) as error:
             if not self._heard:
                 raise Broken(f"{type(error).__name__}: {error}") from error
             raise CannotTell(f"{call}: the answer broke off, or is no HTTP: {type(error).__name__}") from error
-        self._whole = not response.will_close
-        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
-
-    @property
-    def reusable(self) -> bool:
-        """Whether another request may follow: the last answer came whole, and it did not say goodbye."""
-        return self._whole
 
     @property
     def quiet(self) -> bool:
         """Whether the other end has neither closed an idle connection nor said something unasked."""
+        assert self._idle is not None
+        return not self._idle.poll(0)
+
+    def receive(self, size: int) -> bytes:
+        """What came, at most so much; nothing at the end. Raises TimeoutError at the deadline."""
         assert self._socket is not None
-        self._socket.settimeout(0)
         try:
-            self._socket.recv(1, socket.MSG_PEEK)
+            data = self._socket.recv(size) if self._has_a_moment() else self._received(size)
         except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+            data = self._received(size)
+        if data:
+            self._heard = True
+        return data
 
-    def connect(self) -> None:
-        """Connects, before the deadline; called by http.client as well."""
-        if self._address.socket is None:
-            self._socket = self._reached(self._address.host, self._address.port)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        else:
-            self._socket = self._connected(self._address.socket)
-        # All that http.client asks of a socket is sendall, makefile and close.
-        self.sock = cast(socket.socket, _Timed(self._socket, self))
+    def end(self) -> None:
+        """Closes it; in this process alone, if it is a copy."""
+        self.reusable = False
+        if self._socket is not None:
+            self._socket.close()
 
-    def left_s(self) -> float:
-        """Seconds until the deadline. Raises TimeoutError if it has passed."""
+    def _answer(self, call: Call) -> Answer:
+        data = self.receive(FIRST_BYTES)
+        end = data.find(END) + len(END)
+        head = head_of(data[:end]) if end >= len(END) else None
+        if head is None or call.method == "HEAD":
+            return self._unusual_answer(call, data)
+        body = data[end:]
+        if len(body) < head.length:
+            body = self._completed(body, head.length)
+        # What is too much belongs to no request.
+        self.reusable = head.lasts and len(body) == head.length
+        return Answer(head.status, head.headers, body[: head.length])
+
+    def _completed(self, begun: bytes, length: int) -> bytes:
+        pieces, missing = [begun], length - len(begun)
+        while missing > 0:
+            piece = self.receive(min(missing, MORE_BYTES))
+            if not piece:
+                raise http.client.IncompleteRead(b"".join(pieces), missing)
+            pieces.append(piece)
+            missing -= len(piece)
+        return b"".join(pieces)
+
+    def _unusual_answer(self, call: Call, begun: bytes) -> Answer:
+        response = http.client.HTTPResponse(cast(socket.socket, _Replayed(self, begun)), method=call.method)
+        try:
+            response.begin()
+            body = response.read()
+        finally:
+            response.close()
+        self.reusable = not response.will_close
+        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
+
+    def _send(self, request: bytes) -> None:
+        assert self._socket is not None
+        try:
+            sent = self._socket.send(request) if self._has_a_moment() else 0
+        except BlockingIOError:
+            sent = 0
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        if sent < len(request):
+            # A body that is refused before it has arrived ends the sending, and there is an answer all the same.
+            with suppress(BrokenPipeError, ConnectionResetError), self._limited() as limited:
+                # Its timeout is that of the whole, and not of every part.
+                limited.sendall(request[sent:])
+
+    def _received(self, size: int) -> bytes:
+        with self._limited() as limited:
+            return limited.recv(size)
+
+    def _has_a_moment(self) -> bool:
+        """Whether the kernel may wait. Raises TimeoutError if the deadline has passed."""
+        return self._left_s() > MOMENT_S and self._plain
+
+    @contextmanager
+    def _limited(self) -> Iterator[socket.socket]:
+        """The socket, on which one operation ends at the deadline. Raises TimeoutError if it has passed."""
+        assert self._socket is not None
+        self._socket.settimeout(self._left_s())
+        yield self._socket
+        if self._plain:
+            self._socket.settimeout(None)
+
+    def _left_s(self) -> float:
         left_s = self._until_s - time.monotonic()
         if left_s <= 0:
             raise TimeoutError("the deadline has passed")
         return left_s
 
-    def heard(self) -> None:
-        """Notes that something of an answer came."""
-        self._heard = True
-
-    def end(self) -> None:
-        """Closes it; in this process alone, if it is a copy."""
-        self._whole = False
-        self.close()
-        if self._socket is not None:
-            self._socket.close()
+    def _connect(self, call: Call) -> None:
+        try:
+            if self._address.socket is None:
+                self._socket = self._reached(self._address.host, self._address.port)
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            else:
+                self._socket = self._connected(self._address.socket)
+        except TimeoutError as error:
+            raise CannotTell(f"{call}: nothing was sent, no connection before the deadline") from error
+        except OSError as error:
+            raise CannotTell(f"{call}: nothing was sent, nobody answers there: {error}") from error
+        self._idle = select.poll()
+        self._idle.register(self._socket, select.POLLIN)
+        if isinstance(type(self._socket).recv, MethodDescriptorType):
+            with suppress(OSError):
+                for limit in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                    self._socket.setsockopt(socket.SOL_SOCKET, limit, _MOMENT)
+                self._socket.settimeout(None)
+                self._plain = True
 
     def _reached(self, host: str, port: int) -> socket.socket:
         """A connection to the first address of a host that takes one, all of them within the one deadline."""
@@ -121,7 +200,7 @@ class Connection(http.client.HTTPConnection):
         for family, kind, protocol, _, address in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM):
             made = socket.socket(family, kind, protocol)
             try:
-                made.settimeout(self.left_s())
+                made.settimeout(self._left_s())
                 made.connect(address)
             except TimeoutError:
                 made.close()
@@ -140,7 +219,7 @@ class Connection(http.client.HTTPConnection):
         while True:
             made = socket.socket(socket.AF_UNIX)
             try:
-                made.settimeout(self.left_s())
+                made.settimeout(self._left_s())
                 made.connect(path)
             except BlockingIOError:
                 made.close()
@@ -152,41 +231,31 @@ class Connection(http.client.HTTPConnection):
                 return made
 
 
-class _Timed:
-    """A socket as http.client sees it, on which everything ends at the deadline."""
+class _Replayed(io.RawIOBase):
+    """A connection as http.client reads it, from the first byte of an answer on. All that it asks for is makefile."""
 
-    def __init__(self, wrapped: socket.socket, connection: Connection) -> None:
-        self._wrapped = wrapped
+    def __init__(self, connection: Connection, begun: bytes) -> None:
+        super().__init__()
         self._connection = connection
-
-    def sendall(self, data: "ReadableBuffer") -> None:
-        # Its timeout is that of the whole, and not of every part.
-        self._wrapped.settimeout(self._connection.left_s())
-        self._wrapped.sendall(data)
+        # None once it was read: nothing at the beginning is the end already.
+        self._begun: bytes | None = begun
 
     def makefile(self, mode: str, *_: Any) -> io.BufferedReader:
         assert mode == "rb"
-        return io.BufferedReader(_Reader(self._wrapped, self._connection))
-
-    def close(self) -> None:
-        """Does nothing: http.client closes a connection that is to end before it has read the answer."""
-
-
-class _Reader(io.RawIOBase):
-    def __init__(self, wrapped: socket.socket, connection: Connection) -> None:
-        super().__init__()
-        self._wrapped = wrapped
-        self._connection = connection
+        return io.BufferedReader(self)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        self._wrapped.settimeout(self._connection.left_s())
-        count = self._wrapped.recv_into(buffer)
-        if count:
-            self._connection.heard()
-        return count
+        room = memoryview(buffer)
+        if self._begun is None:
+            data = self._connection.receive(len(room))
+        else:
+            data, rest = self._begun[: len(room)], self._begun[len(room) :]
+            self._begun = rest or None
+        room[: len(data)] = data
+        return len(data)
 
 
 class Pool:
@@ -195,26 +264,29 @@ class Pool:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._process = process()
+        # The headers that were sent last, and what they are written as. One assignment, whoever shares the client.
+        self._written: tuple[Mapping[str, str], bytes] = ({}, b"")
         # Whatever is done to a deque is done at once, as far as threads and greenlets can see.
         self._idle: deque[Connection] = deque()
 
     def exchange(self, call: Call, headers: Mapping[str, str], until_s: float) -> Answer:
-        """One request and its answer. Raises CannotTell.
+        """One request and its answer. Raises CannotTell, and ValueError for headers that cannot be sent.
 
         What is repeatable is sent again, once, over a new connection, if the first ended before anything of an answer
         came. The rest has a connection of its own from the beginning: one that was kept may be closed by the other end
         just then, which cannot be told from a request that was lost.
         """
+        block = self._block(headers)
         connection = self._take() if call.repeatable else Connection(self._address)
         try:
-            return self._over(connection, call, headers, until_s)
+            return self._over(connection, call, block, until_s)
         except Broken as broken:
             if not call.repeatable:
                 raise CannotTell(
                     f"{call}: the connection broke, whether it was done is not known: {broken}"
                 ) from broken
         try:
-            return self._over(Connection(self._address), call, headers, until_s)
+            return self._over(Connection(self._address), call, block, until_s)
         except Broken as broken:
             raise CannotTell(f"{call}: the connection broke, twice: {broken}") from broken
 
@@ -226,27 +298,32 @@ class Pool:
             except IndexError:
                 return
 
-    def _over(self, connection: Connection, call: Call, headers: Mapping[str, str], until_s: float) -> Answer:
+    def _block(self, headers: Mapping[str, str]) -> bytes:
+        known, block = self._written
+        if headers != known:
+            block = block_of({"Host": host_of(self._address), **headers})
+            self._written = headers, block
+        return block
+
+    def _over(self, connection: Connection, call: Call, block: bytes, until_s: float) -> Answer:
         try:
-            return connection.exchange(call, headers, until_s)
+            return connection.exchange(call, block, until_s)
         finally:
             # Also after what no code expects, such as a greenlet's end: half an answer must not be the next one's.
-            self._give(connection)
+            if connection.reusable and connection.process == self._process and len(self._idle) < MAX_IDLE:
+                self._idle.append(connection)
+            else:
+                connection.end()
 
     def _take(self) -> Connection:
         if self._process != process():
             self._process = process()
             self.close()
-        with suppress(IndexError):
+        try:
             while True:
                 connection = self._idle.pop()
                 if connection.quiet:
                     return connection
                 connection.end()
-        return Connection(self._address)
-
-    def _give(self, connection: Connection) -> None:
-        if connection.reusable and connection.process == process() and len(self._idle) < MAX_IDLE:
-            self._idle.append(connection)
-        else:
-            connection.end()
+        except IndexError:
+            return Connection(self._address)

@@ -65,7 +65,7 @@ _OF_STATUS: Final[Mapping[int, type[ClientError]]] = {
 
 def error_of(call: Call, answer: Answer) -> ClientError | None:
     """The error that an answer means; None for a success."""
-    if HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
+    if 200 <= answer.status < 300:
         return None
     kind = _OF_STATUS.get(answer.status, BadRequest)
     if not HTTPStatus.BAD_REQUEST <= answer.status < HTTPStatus.INTERNAL_SERVER_ERROR or answer.status in _LATER:

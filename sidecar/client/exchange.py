@@ -93,11 +93,18 @@ class Basis(NamedTuple):
 
     def joined(self, answer: Answer) -> "Basis":
         """The basis of this and of one more answer."""
-        generation, age_s = _number(answer, "x-catalog-generation"), _number(answer, "x-catalog-age")
+        headers = answer.headers
+        one = Basis(
+            _number(headers.get("x-catalog-generation")),
+            _number(headers.get("x-catalog-age")),
+            "x-catalog-published" in headers,
+        )
+        if self is UNKNOWN:
+            return one
         return Basis(
-            min((n for n in (self.generation, generation) if n is not None), default=None),
-            max((n for n in (self.age_s, age_s) if n is not None), default=None),
-            self.pending or "x-catalog-published" in answer.headers,
+            min((n for n in (self.generation, one.generation) if n is not None), default=None),
+            max((n for n in (self.age_s, one.age_s) if n is not None), default=None),
+            self.pending or one.pending,
         )
 
 
@@ -118,12 +125,12 @@ def remembered(client: object) -> Basis:
 
 
 def headers_of(call: Call, how: Reading | Writing, token: Token) -> dict[str, str]:
-    """The headers of a request."""
-    headers = {"Accept": "application/json", "User-Agent": USER_AGENT}
-    if call.body is not None:
-        headers["Content-Type"] = "application/json"
+    """The headers of a request, in the order in which they are sent: what is always the same comes first."""
+    headers = {"User-Agent": USER_AGENT, "Accept": "application/json"}
     if token is not None:
         headers["Authorization"] = f"JWT {token() if callable(token) else token}"
+    if call.body is not None:
+        headers["Content-Type"] = "application/json"
     if (generation := how.get("min_generation")) is not None:
         headers["X-Min-Generation"] = str(generation)
     if (task := how.get("after_task")) is not None:
@@ -136,6 +143,5 @@ def process() -> int:
     return os.getpid()
 
 
-def _number(answer: Answer, header: str) -> int | None:
-    text = answer.headers.get(header, "")
-    return int(text) if text.isascii() and text.isdigit() else None
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else None

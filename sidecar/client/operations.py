@@ -7,9 +7,10 @@ too: whatever stands between may answer 200 to anything.
 
 import json
 import logging
+import re
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, quote_plus, urlencode, urlsplit
 from uuid import UUID
 
 from sidecar.client.errors import CannotTell, ClientError, NotFound, error_of
@@ -25,6 +26,7 @@ MAX_QUERY_BYTES: Final = 48 * 1024
 # As today's client has it, so that walks share their pages.
 PAGE_SIZE: Final = 50
 CATALOGS_PAGE_SIZE: Final = 1_000
+_USUAL_KEY: Final = re.compile(r"[A-Za-z0-9_.~+:-]*")
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +60,7 @@ class Operations:
         path = f"{self._api}/enterprise-catalogs/{_segment(catalog)}/contains_content_items/"
         for query in _queries("course_run_ids", ids):
             call = Call("GET", path, query)
-            if _member(call, (yield from _ask(call)), "contains_content_items", bool):
+            if _member(call, _told(call, (yield call)), "contains_content_items", bool):
                 return True
         return False
 
@@ -68,14 +70,14 @@ class Operations:
         contained = False
         for query in _queries("course_run_ids", ids, get_catalogs_containing_specified_content_ids="True"):
             call = Call("GET", path, query)
-            body = yield from _ask(call)
+            body = _told(call, (yield call))
             contained = _member(call, body, "contains_content_items", bool) or contained
             catalogs |= dict.fromkeys(_member(call, body, "catalog_list", list))
         return {"contains_content_items": contained, "catalog_list": list(catalogs)}
 
     def page(self, catalog: Id, query: str) -> Steps[Page]:
         call = Call("GET", self._pages(catalog), query)
-        body = yield from _ask(call)
+        body = _told(call, (yield call))
         return Page([_expected(call, row, dict) for row in _member(call, body, "results", list)], _next(call, body))
 
     @staticmethod
@@ -109,19 +111,19 @@ class Operations:
         query: str | None = urlencode({"enterprise_customer": text_of(customer), "page_size": CATALOGS_PAGE_SIZE})
         while query is not None:
             call = Call("GET", "/api/v1/enterprise-catalogs/", query)
-            body = yield from _ask(call)
+            body = _told(call, (yield call))
             found += [_member(call, row, "uuid", str) for row in _member(call, body, "results", list)]
             query = _next(call, body)
         return found
 
     def content_count(self, catalog: Id) -> Steps[int]:
         call = Call("GET", self._pages(catalog), urlencode({"page_size": 1}))
-        return _member(call, (yield from _ask(call)), "count", int)
+        return _member(call, _told(call, (yield call)), "count", int)
 
     def diff(self, catalog: Id, keys: Iterable[str], *, raises: bool) -> Steps[Diff]:
         path = f"{self._api}/enterprise-catalogs/{_segment(catalog)}/generate_diff/"
         call = Call("POST", path, body=_written({"content_keys": list(keys)}))
-        body = yield from _or_empty(_ask(call), raises)
+        body = yield from _or_empty(_object(call), raises)
         if not body:
             return [], [], []
         create, delete, found = "items_not_included", "items_not_found", "items_found"
@@ -149,7 +151,8 @@ class Operations:
 
     def delete(self, catalog: Id) -> Steps[bool]:
         # Repeated it would find nothing to delete, and say so.
-        yield from _done(Call("DELETE", _catalog(catalog), repeatable=False))
+        call = Call("DELETE", _catalog(catalog), repeatable=False)
+        _done(call, (yield call))
         return True
 
     def by_hash(self, query_hash: str, *, raises: bool) -> Steps[Json]:
@@ -159,7 +162,7 @@ class Operations:
     def query_hash(self, content_filter: object) -> Steps[str]:
         # As JSON: a form, which today's client sends, has neither types nor nesting.
         call = Call("GET", "/api/v1/catalog-queries/get_content_filter_hash/", "", _written(content_filter))
-        return _expected(call, (yield from _ask(call)), str)
+        return _expected(call, _told(call, (yield call)), str)
 
     def refresh(self, catalogs: Iterable[Id]) -> Steps[Refreshed]:
         tasks: dict[Any, str] = {}
@@ -168,7 +171,7 @@ class Operations:
             uuid = getattr(catalog, "uuid", catalog)
             call = Call("POST", f"{_catalog(catalog)}refresh_metadata/")
             try:
-                tasks[uuid] = _member(call, (yield from _ask(call)), "async_task_id", str)
+                tasks[uuid] = _member(call, _told(call, (yield call)), "async_task_id", str)
             except ClientError as error:
                 _log.warning("a catalog was not refreshed: %s", error)
                 failed.append(uuid)
@@ -200,25 +203,32 @@ def _segment(of: Id) -> str:
     text = text_of(of)
     if text in ("", ".", ".."):
         raise ValueError(f"{text!r} is neither a uuid nor a content key")
-    return quote(text, safe=":+")
+    return text if _USUAL_KEY.fullmatch(text) else quote(text, safe=":+")
 
 
 def _queries(name: str, ids: Ids, **fixed: str) -> Iterator[str]:
     """As few query strings as have room for all ids; one also for none, which the service then refuses."""
-    ending = urlencode(fixed)
+    ending = urlencode(fixed) if fixed else ""
     pieces: list[str] = []
     size = len(ending)
     for one in [ids] if isinstance(ids, str) else ids:
         if not isinstance(one, str):
             # Of bytes these would be numbers, and a number is in no catalog: a no that means nothing.
             raise TypeError(f"{one!r} is no content key: a text is")
-        piece = urlencode({name: one})
+        piece = f"{name}={_quoted(one)}"
         if pieces and size + len(piece) + 1 > MAX_QUERY_BYTES:
             yield "&".join([*pieces, ending] if ending else pieces)
             pieces, size = [], len(ending)
         pieces.append(piece)
         size += len(piece) + 1
     yield "&".join([*pieces, ending] if ending else pieces)
+
+
+def _quoted(key: str) -> str:
+    """What quote_plus gives; in a tenth of the time for what keys are made of."""
+    if _USUAL_KEY.fullmatch(key) is None:
+        return quote_plus(key)
+    return key.replace(":", "%3A").replace("+", "%2B")
 
 
 def _key_of(document: Json) -> str:
@@ -252,20 +262,27 @@ def _next(call: Call, page: Any) -> str | None:
     return query
 
 
-def _done(call: Call) -> Steps[Answer]:
-    answer = yield call
+def _done(call: Call, answer: Answer) -> None:
+    """Raises the error that an answer means, if it means one."""
     error = error_of(call, answer)
     if error is not None:
         raise error
-    return answer
 
 
-def _ask(call: Call) -> Steps[Any]:
-    return _read(call, (yield from _done(call)))
+def _told(call: Call, answer: Answer) -> Any:
+    """What a successful answer says, as JSON."""
+    _done(call, answer)
+    try:
+        # Decoded here: json.loads would look for the encoding first, and JSON has but one.
+        return json.loads(answer.body.decode())
+    except (ValueError, RecursionError) as error:
+        raise CannotTell(
+            f"{call}: the answer is no JSON", answer.status, answer.body.decode(errors="replace")
+        ) from error
 
 
 def _object(call: Call) -> Steps[Json]:
-    return _expected(call, (yield from _ask(call)), dict)
+    return _expected(call, _told(call, (yield call)), dict)
 
 
 def _or_empty(steps: Steps[Json], raises: bool) -> Steps[Json]:
@@ -276,15 +293,6 @@ def _or_empty(steps: Steps[Json], raises: bool) -> Steps[Json]:
         if raises:
             raise
         return {}
-
-
-def _read(call: Call, answer: Answer) -> Any:
-    try:
-        return json.loads(answer.body)
-    except (ValueError, RecursionError) as error:
-        raise CannotTell(
-            f"{call}: the answer is no JSON", answer.status, answer.body.decode(errors="replace")
-        ) from error
 
 
 def _expected(call: Call, value: Any, kind: type[T]) -> T:
