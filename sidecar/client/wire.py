@@ -1,8 +1,8 @@
 """HTTP/1.1 as bytes: what a request is written as, and reading the head of a plain answer. Pure.
 
 A client sends the same header block byte for byte, in one order, for as long as its token is the same, so that a server
-may know it by its bytes. An answer is plain if its head has come whole, is of HTTP/1.1, says once how long the body is,
-and has nothing in it that would mean anything else. `http.client` reads all others.
+may know it by its bytes. An answer is plain if its head has come whole, is of HTTP/1.1, says how long the body is, says
+nothing twice, and has nothing in it that would mean anything else. `http.client` reads all others.
 """
 
 import re
@@ -71,7 +71,7 @@ def _read(head: bytes) -> Head | None:
     for line in match[2].decode("latin-1").split("\r\n")[:-1]:
         name, _, value = line.partition(":")
         name = name.lower()
-        if name == "transfer-encoding" or (name == "content-length" and name in headers):
+        if name == "transfer-encoding" or name in headers:
             return None
         headers[name] = value.strip(" \t")
     length = headers.get("content-length", "")

@@ -209,10 +209,7 @@ class Index:
         return None if digest is None else self._get(digest, wanted)
 
     def _bitmap(self, digest: bytes) -> BitMap:
-        bitmap = self._get(digest, Bitmap).ordinals
-        if bitmap and bitmap.max() >= len(self.dictionary):
-            raise Malformed(f"bitmap {digest.hex()}: ordinal {bitmap.max()} of a dictionary of {len(self.dictionary)}")
-        return bitmap
+        return check_bitmap(digest, self._get(digest, Bitmap).ordinals, len(self.dictionary))
 
     def _content(self, digests: ContentSet | None) -> Content | None:
         if digests is None:
@@ -378,6 +375,13 @@ class Index:
                 self.of_customer[customer] = tuple(sorted(theirs, key=_number))
             else:
                 del self.of_customer[customer]
+
+
+def check_bitmap(digest: bytes, bitmap: BitMap, ordinals: int) -> BitMap:
+    """The bitmap. Raises Malformed if it names an ordinal that a dictionary of so many does not have."""
+    if bitmap and bitmap.max() >= ordinals:
+        raise Malformed(f"bitmap {digest.hex()}: ordinal {bitmap.max()} of a dictionary of {ordinals}")
+    return bitmap
 
 
 def check_root(root: Root, epoch: int, generation: int) -> None:

@@ -89,7 +89,7 @@ class CatalogIndex:
 
         def question(index: LazyIndex) -> bool:
             answer = catalog_contains(index, uuid, keys, restricted)
-            index.keep(uuid if isinstance(catalog_uuid, str) else catalog_uuid, restricted=restricted)
+            index.keep(catalog_uuid if isinstance(catalog_uuid, UUID) else uuid, restricted=restricted)
             return answer.value
 
         return self._ask(question)
@@ -137,12 +137,13 @@ class CatalogIndex:
             try:
                 return question(index)
             except (ContractError, StoreError) as error:
-                lost = error
-            self._look()
-            newest = self._current()
-            if newest is index:
-                # Damaged is as good as missing: it may be whole again soon, and nothing is told until then.
-                raise lost if isinstance(lost, StoreError) else ObjectMissing(str(lost)) from lost
+                self._look()
+                newest = self._current()
+                if newest is index:
+                    if isinstance(error, StoreError):
+                        raise
+                    # Damaged is as good as missing: it may be whole again soon, and nothing is told until then.
+                    raise ObjectMissing(str(error)) from error
             index = newest
 
     def _current(self) -> LazyIndex:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pyroaring import BitMap
 
-from sidecar.contract.index import IN_INDEX, Content, Index, check_root
+from sidecar.contract.index import IN_INDEX, Content, Index, check_bitmap, check_root
 from sidecar.contract.objects import ObjectType
 from sidecar.contract.records import Bitmap, ContentSet, Record, Reference, Root
 from sidecar.errors import Malformed
@@ -42,10 +42,9 @@ class LazyContent(Content):
         # Reached only while there is no such attribute.
         digest = getattr(self._digests, name)
         record = self._fetch((ObjectType.BITMAP, digest))
-        assert isinstance(record, Bitmap)
-        bitmap = record.ordinals
-        if bitmap and bitmap.max() >= self._ordinals:
-            raise Malformed(f"bitmap {digest.hex()}: ordinal {bitmap.max()} of a dictionary of {self._ordinals}")
+        if not isinstance(record, Bitmap):
+            raise Malformed(f"object {digest.hex()} is no bitmap")
+        bitmap = check_bitmap(digest, record.ordinals, self._ordinals)
         object.__setattr__(self, name, bitmap)
         return bitmap
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sidecar.client import CannotTell, CatalogClient
@@ -59,7 +59,9 @@ LINES: Final = (
 
 
 @given(st.sampled_from(STATUS_LINES), st.lists(st.sampled_from(LINES), max_size=4))
+@settings(max_examples=500)
 @example("HTTP/1.1 200 OK", ["Content-Length: 5", "Connection: close"])
+@example("HTTP/1.1 200 OK", ["Content-Length: 5", "Connection: close", "Connection: keep-alive"])
 def test_a_plain_head_says_what_http_client_reads_in_it(status: str, lines: list[str]) -> None:
     head = "\r\n".join((status, *lines, "", "")).encode("latin-1", errors="replace")
     plain = head_of(head)
@@ -182,6 +184,7 @@ async def test_an_answer_that_nobody_asked_for_is_nobodys(tmp_path: Path) -> Non
     with socket.socket(socket.AF_UNIX) as server, CatalogClient(f"unix://{tmp_path}/resting") as client:
         server.bind(f"{tmp_path}/resting")
         server.listen()
+        server.settimeout(LONG_S)
 
         def serve() -> socket.socket:
             connection, _ = server.accept()

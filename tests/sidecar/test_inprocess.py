@@ -1,6 +1,7 @@
 """The index inside a worker answers what lookups answer, from a real disk copy that goes on being written."""
 
 import asyncio
+import gc
 import os
 import sqlite3
 import tempfile
@@ -25,6 +26,7 @@ from sidecar.disk import Disk
 from sidecar.errors import CatalogError, NotPulledYet, NotReady, ObjectMissing, StoreError, UnknownCatalog
 from sidecar.inprocess import CatalogIndex
 from sidecar.inprocess.index import LOOK_S, REFUSED_S
+from sidecar.inprocess.lazy import LazyIndex
 from sidecar.lookup import Answer, catalog_contains, catalogs_containing, customer_contains
 from sidecar.memory import Memory
 from sidecar.metrics import Metrics
@@ -113,6 +115,12 @@ def holding(member: str, generation: int) -> Tree:
 def damage(path: Path, digests: Iterable[bytes], data: bytes = b"damaged") -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany("UPDATE objects SET data = ? WHERE digest = ?", [(data, d) for d in digests])
+
+
+def remove(path: Path, digests: Iterable[bytes]) -> None:
+    """As a sweep does."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executemany("DELETE FROM objects WHERE digest = ?", [(digest,) for digest in digests])
 
 
 def of_type(its: Tree, kind: ObjectType) -> list[bytes]:
@@ -299,9 +307,37 @@ async def test_a_question_whose_bitmap_was_swept_is_asked_of_the_newest_generati
         index.load()
         for generation, member in ((2, "edX+B"), (3, "edX+Ünï")):
             await beside.serve(holding(member, generation))
+        kept = {*of_type(holding("edX+B", 2), ObjectType.BITMAP), *of_type(holding("edX+Ünï", 3), ObjectType.BITMAP)}
+        remove(beside.path, (d for d in of_type(holding("edX+A", 1), ObjectType.BITMAP) if d not in kept))
         # It is not time to look, and none of generation 1's own bitmaps is there any more.
         assert [index.contains(str(ONE), key) for key in ("edX+A", "edX+Ünï")] == [False, True]
         assert index.generation == 3
+
+
+def lazy_indexes() -> list[LazyIndex]:
+    """All that there are in this process, those of other tests included."""
+    return [one for one in gc.get_objects() if isinstance(one, LazyIndex)]
+
+
+async def test_a_generation_that_was_replaced_is_gone_at_once(beside: Sidecar) -> None:
+    time = Time()
+    with opened(beside.path, time) as index:
+        gc.collect()
+        gc.disable()
+        others = lazy_indexes()
+        try:
+            await beside.serve(holding("edX+A", 1))
+            index.load()
+            for generation, member in ((2, "edX+B"), (3, "edX+Ünï")):
+                await beside.serve(holding(member, generation))
+            # The first one is left in the middle of a question, whose bitmap was swept; the next one in time.
+            assert (index.contains(ONE, "edX+Ünï"), index.generation) == (True, 3)
+            await beside.serve(holding("edX+A", 4))
+            time.s += LOOK_S
+            assert (index.contains(ONE, "edX+A"), index.generation) == (True, 4)
+            assert len(lazy_indexes()) == len(others) + 1
+        finally:
+            gc.enable()
 
 
 async def test_a_lower_generation_is_never_taken(beside: Sidecar, tmp_path: Path) -> None:

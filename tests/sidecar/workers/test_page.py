@@ -37,13 +37,13 @@ def test_what_is_added_up_of_those_that_ended_has_no_gauges() -> None:
 
 def test_histograms_are_summed_bucket_by_bucket() -> None:
     first, second = Metrics(), Metrics()
-    first.latency.labels("/a").observe(0.0002)
-    second.latency.labels("/a").observe(0.0002)
-    second.latency.labels("/a").observe(3)
-    second.latency.labels("/b").observe(0.0002)
+    first.requests.of("/a").add(200, 0.0002)
+    second.requests.of("/a").add(200, 0.0002)
+    second.requests.of("/a").add(200, 3)
+    second.requests.of("/b").add(200, 0.0002)
     both = Metrics()
     for route, seconds in (("/a", 0.0002), ("/a", 0.0002), ("/a", 3), ("/b", 0.0002)):
-        both.latency.labels(route).observe(seconds)
+        both.requests.of(route).add(200, seconds)
     page = one_page([collected(first.registry), collected(second.registry)], [])
     assert page["catalog_sidecar_request_seconds"] == collected(both.registry)["catalog_sidecar_request_seconds"]
 
@@ -92,8 +92,8 @@ def test_every_metric_is_of_a_type_that_can_be_combined() -> None:
 
 def test_a_page_passes_a_channel_unchanged_and_is_written_as_that_of_one_process(health: Health) -> None:
     metrics = Metrics()
-    metrics.requests.labels('/with "quotes"\\/', 200).inc()
-    metrics.latency.labels("/a").observe(0.3)
+    metrics.requests.of('/with "quotes"\\/').add(200, 0.1)
+    metrics.requests.of("/a").add(200, 0.3)
     alone = metrics.render(health)
     page = families_of(json.loads(json.dumps(plain(collected(metrics.registry)))))
     assert sorted(rendered(one_page([page], [page])).splitlines()) == sorted(alone.splitlines())
