@@ -1,0 +1,161 @@
+"""What asks: wrk for requests a second, redis-benchmark for Redis, and our own `pace` for latencies.
+
+An answer that is not a 200 ends the run: nobody is interested in how fast something fails.
+"""
+
+import json
+import os
+import re
+import subprocess
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from hdrh.histogram import HdrHistogram
+
+from benchmarks.processes import HOST, LOAD_CORE, cpu_s, on_core, program
+
+HERE: Final = Path(__file__).parent
+PERCENTILES: Final = (50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0)
+HIGHEST_NS: Final = 60_000_000_000
+"""The longest latency that a histogram tells from a longer one."""
+
+
+class Throughput(NamedTuple):
+    """What a side achieved; `server_busy` and `load_busy` are the shares of their core that both had meanwhile."""
+
+    per_s: float
+    bytes_per_s: float
+    server_busy: float
+    load_busy: float
+
+
+class Latencies:
+    """The latencies of requests in the order in which they were meant to be sent, in ns; -1: never answered."""
+
+    def __init__(self, ns: "array[int]", *, t0_ns: int = 0, rate: float = 0.0, late_ns: int = 0) -> None:
+        self.ns = ns
+        self.t0_ns = t0_ns
+        self.rate = rate
+        self.late_ns = late_ns
+        self.histogram = histogram_of(ns)
+
+    @property
+    def unanswered(self) -> int:
+        return len(self.ns) - int(self.histogram.get_total_count())
+
+    def percentile_us(self, percentile: float) -> float:
+        """In µs; infinite where so many requests were never answered."""
+        return percentile_us(self.histogram, percentile, self.unanswered)
+
+    def curve(self) -> list[tuple[float, float]]:
+        """(percentile, µs) of what a picture and a results file show."""
+        return [(p, round(self.percentile_us(p), 1)) for p in PERCENTILES]
+
+    def worst_after_ns(self, at_ns: int, within_ns: int) -> int:
+        """The longest latency of the requests meant for the time from `at_ns`, of the machine's monotonic clock, on."""
+        first = max(0, int((at_ns - self.t0_ns) * self.rate / 1e9))
+        last = max(0, int((at_ns + within_ns - self.t0_ns) * self.rate / 1e9))
+        return max(self.ns[first:last], default=0)
+
+
+def histogram_of(ns: Iterable[int]) -> HdrHistogram:
+    """Latencies in ns, with three significant digits; those that are -1 are left out."""
+    histogram = HdrHistogram(1, HIGHEST_NS, 3)
+    for value, count in Counter(ns).items():
+        if value >= 0:
+            histogram.record_value(min(max(value, 1), HIGHEST_NS), count)
+    return histogram
+
+
+def percentile_us(histogram: HdrHistogram, percentile: float, unanswered: int = 0) -> float:
+    """A percentile of what was recorded and of what never was, which counts as longer than all."""
+    recorded = histogram.get_total_count()
+    of_recorded = percentile * (recorded + unanswered) / recorded if recorded else 101.0
+    if of_recorded > 100.0 + 1e-9:
+        return float("inf")
+    return float(histogram.get_value_at_percentile(min(of_recorded, 100.0))) / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a server listens (a port of loopback or the path of a socket), its processes, and what it is asked."""
+
+    where: int | Path
+    pids: Sequence[int]
+    requests: Path
+
+    @property
+    def address(self) -> str:
+        """As `pace` takes it."""
+        return f"{HOST}:{self.where}" if isinstance(self.where, int) else str(self.where)
+
+
+def wrk(target: Target, *, connections: int, seconds: int) -> Throughput:
+    """As many requests as the connections can ask, one after the other on each."""
+    command = [program("wrk"), "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s"]
+    command += ["--timeout", "30s", "--script", str(HERE / "wrk.lua"), f"http://{target.address}/"]
+    said, busy = _watched([*command, "--", str(target.requests)], target.pids)
+    found = json.loads(said.splitlines()[-1])
+    if found["errors"] or not found["requests"]:
+        raise SystemExit(f"{found['errors']} of {found['requests']} requests to {target.address} failed\n{said}")
+    took_s = found["duration_us"] / 1e6
+    return Throughput(found["requests"] / took_s, found["bytes"] / took_s, busy[0] / took_s, busy[1] / took_s)
+
+
+def redis_benchmark(port: int, pids: Sequence[int], *, connections: int, asks: int, spread: int) -> Throughput:
+    """SISMEMBER of one of `spread` members in one of `spread` sets, drawn anew for every request."""
+    command = [program("redis-benchmark"), "-h", HOST, "-p", str(port), "-c", str(connections), "-n", str(asks)]
+    command += ["-r", str(spread), "-q", "SISMEMBER", "catalog:__rand_int__", "course-v1:edX+__rand_int__"]
+    said, busy = _watched(command, pids)
+    match = re.findall(r"([\d.]+) requests per second", said)
+    if not match:
+        raise SystemExit(f"redis-benchmark said:\n{said}")
+    per_s = float(match[-1])
+    took_s = asks / per_s
+    return Throughput(per_s, 0.0, busy[0] / took_s, busy[1] / took_s)
+
+
+class Pace:
+    """`pace.c`, compiled into a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._program = folder / "pace"
+        self._latencies = folder / "latencies"
+        subprocess.run([program("cc"), "-O2", "-o", str(self._program), str(HERE / "pace.c")], check=True)
+
+    def closed(self, target: Target, *, connections: int, seconds: float) -> Latencies:
+        """Each connection asks again once it is answered; latency counts from the sending."""
+        return self._run(target, connections, 0, seconds)
+
+    def constant(self, target: Target, *, connections: int, rate: float, seconds: float) -> Latencies:
+        """So many requests a second, whatever happens; latency counts from when each was meant to be sent."""
+        return self._run(target, connections, rate, seconds)
+
+    def _run(self, target: Target, connections: int, rate: float, seconds: float) -> Latencies:
+        command = [str(self._program), target.address, str(connections), f"{rate:.3f}", f"{seconds:g}"]
+        command += [str(target.requests), str(self._latencies)]
+        done = subprocess.run(on_core(LOAD_CORE, command), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"asking {target.address} ended with {done.returncode}: {done.stderr}")
+        said = json.loads(done.stdout)
+        ns = array("q")
+        ns.frombytes(self._latencies.read_bytes())
+        return Latencies(ns, t0_ns=said["t0_ns"], rate=rate, late_ns=said["late_ns"])
+
+
+def _watched(command: Sequence[str], pids: Sequence[int]) -> tuple[str, tuple[float, float]]:
+    """What a command said, and the seconds of their cores that the server and the command itself have had."""
+    before = cpu_s(pids)
+    process = subprocess.Popen(on_core(LOAD_CORE, command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    with process.stdout as output:
+        said = output.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: {said}")
+    return said, (cpu_s(pids) - before, usage.ru_utime + usage.ru_stime)

@@ -1,0 +1,80 @@
+"""The suite: every question, one after the other, in one run on one machine.
+
+    python -m benchmarks.suite [--full] [--only NAME …]
+
+Prints each question's table as soon as it is answered, and writes results/COMMIT.json with its pictures. Without --full
+it is done in five minutes, with three short rounds a ratio: enough to see that everything works, too few to believe.
+"""
+
+import argparse
+import importlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from benchmarks.bench import Bench
+from benchmarks.plots import draw
+from benchmarks.processes import PACKAGES, program, require_cores
+from benchmarks.results import FOLDER, Results
+from benchmarks.rows import Row, table
+
+# In this order: what needs a fresh machine comes first.
+QUESTIONS: Final = (
+    "containment",
+    "one_connection",
+    "constant_rate",
+    "clients",
+    "in_process",
+    "handlers",
+    "pages",
+    "traversal",
+    "cold_start",
+    "compiling",
+)
+
+
+def main() -> None:
+    """Asks the questions and writes what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="seven rounds for every ratio, of a length to be believed")
+    parser.add_argument("--only", nargs="+", choices=(*QUESTIONS, "design_point"), help="these questions alone")
+    parser.add_argument("--results", type=Path, default=FOLDER, help="the folder that results are written into")
+    arguments = parser.parse_args()
+    for name in PACKAGES:
+        program(name)
+    require_cores()
+    began = time.monotonic()
+    print(f"load of the machine before: {os.getloadavg()[0]:.2f}", flush=True)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, Bench(Path(folder), full=arguments.full) as bench:
+        for name in arguments.only or (*QUESTIONS, "design_point"):
+            found = _question(name)(bench)
+            rows += found
+            print(f"\n{name}, after {time.monotonic() - began:.0f} s\n\n{table(found)}", flush=True)
+        results = Results.of_now(rows, bench.curves, full=arguments.full)
+    file = results.write(arguments.results)
+    draw(results, file)
+    missed = sum(row.verdict == "MISSED" for row in rows)
+    print(f"\n{'full' if arguments.full else 'SHORT'} run of {time.monotonic() - began:.0f} s: {missed} goals missed")
+    print(f"written: {file}")
+
+
+def _question(name: str) -> Callable[[Bench], Sequence[Row]]:
+    """What measures a question. That of the design point needs no world: it is asked with the length alone."""
+    module = importlib.import_module(f"benchmarks.{name}")
+    if name != "design_point":
+        question: Callable[[Bench], Sequence[Row]] = module.measure
+        return question
+    at_scale: Callable[[bool], Sequence[Row]] | None = getattr(module, "measure", None)
+    if at_scale is None:
+        return lambda _: [
+            Row("design point", "10,000 queries × 100,000 keys", "", "at most", note="not measured by the suite yet")
+        ]
+    return lambda bench: at_scale(bench.full)
+
+
+if __name__ == "__main__":
+    main()
