@@ -56,7 +56,8 @@ def main() -> None:
     print("| question | what | before | now | |\n|---|---|---|---|---|")
     changes = compare(base.rows, new.rows)
     for row, old, change in changes:
-        print(f"| {row.question} | {row.name} | {_figure(old)} | {_figure(None if change == 'gone' else row)} | {change} |")
+        now = None if change == "gone" else row
+        print(f"| {row.question} | {row.name} | {_figure(old)} | {_figure(now)} | {change} |")
     raise SystemExit(any(change == "worse" for _, _, change in changes))
 
 

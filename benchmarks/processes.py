@@ -10,8 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, Self, TypeVar
 
@@ -89,6 +88,10 @@ class Process:
         # taskset replaces itself with the command: there is no process between.
         return self.popen.pid
 
+    @property
+    def runs(self) -> bool:
+        return self.popen.poll() is None
+
     def wait_until(self, look: Callable[[], T | None], what: str) -> T:
         """What `look` returns once that is true. Raises SystemExit if the process ends, or after two minutes."""
         deadline = time.monotonic() + READY_WITHIN_S
@@ -102,19 +105,9 @@ class Process:
 
     def stop(self) -> None:
         """Ends it in good order."""
-        if self.popen.poll() is None:
-            self.popen.send_signal(signal.SIGCONT)
+        if self.runs:
             self.popen.send_signal(signal.SIGTERM)
         self.popen.wait()
-
-    @contextmanager
-    def halted(self) -> Iterator[None]:
-        """It does nothing at all while the body runs."""
-        self.popen.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self.popen.send_signal(signal.SIGCONT)
 
 
 def answers(port: int) -> bool:

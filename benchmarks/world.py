@@ -69,6 +69,14 @@ class World:
         self.sidecar.stop()
         return self.start_sidecar()
 
+    def wait_until_it_follows(self) -> None:
+        """Until the sidecar serves what is published now."""
+        published = str(asyncio.run(read_pointer(self.installation.store)).generation)
+        target = contains_target(*self.questions[0])
+        self.sidecar.wait_until(
+            lambda: self.ask(target).headers["X-Catalog-Generation"] == published, f"generation {published} is served"
+        )
+
     def ask(self, target: str) -> Answer:
         """Asks the sidecar, as its caller. Raises SystemExit if the answer is not a 200."""
         answer = ask(self.sidecar.port, self.caller.request(target))
@@ -112,7 +120,10 @@ class World:
     @property
     def contains_target(self) -> Target:
         """The sidecar as something that is asked the questions."""
-        requests = self.requests
+        return self.target(self.requests)
+
+    def target(self, requests: Path) -> Target:
+        """The sidecar as something that is asked these requests."""
         return Target(self.sidecar.port, [self.sidecar.pid], requests)
 
     @cached_property

@@ -1,0 +1,54 @@
+"""How fast is a whole catalog read in one answer, beside nginx with the same bytes, and what memory does that take?
+
+traverse_pagination over the catalog that lists every course, warm; one connection, asked by wrk, for both. Memory is
+what the sidecar grows by while it answers once: its peak, which the kernel was told to forget right before, over what
+it held then.
+"""
+
+from typing import Final
+
+from benchmarks.bench import Bench
+from benchmarks.callers import write_requests
+from benchmarks.load import wrk
+from benchmarks.processes import MIB, forget_peak, memory_mib
+from benchmarks.rows import Row, interleaved
+
+QUESTION: Final = "traversal"
+PEER: Final = "nginx, file in memory"
+
+
+def measure(bench: Bench) -> list[Row]:
+    """A row for bytes/s, one for memory."""
+    world, seconds = bench.world, bench.seconds(5, 3)
+    target = f"/api/v1/enterprise-catalogs/{world.catalogs[0]}/get_content_metadata/?traverse_pagination=1"
+    body = world.ask(target).body
+    mine = world.target(write_requests(bench.folder / "traversal", [world.caller.request(target)]))
+    file = world.nginx.add_file("traversal", body)
+    other = world.nginx.target(write_requests(bench.folder / "file", [world.caller.request(file)]))
+    taken = interleaved(
+        bench.rounds,
+        {
+            "sidecar": lambda: wrk(mine, connections=1, seconds=seconds).bytes_per_s / 1e6,
+            PEER: lambda: wrk(other, connections=1, seconds=seconds).bytes_per_s / 1e6,
+        },
+    )
+    size = f"traversal of {len(body) / 1e6:.0f} MB, warm"
+    return [
+        Row(QUESTION, size, "MB/s", "at least", 1.0, tuple(taken["sidecar"]), PEER, tuple(taken[PEER])),
+        Row(
+            question=QUESTION,
+            name=f"{size}, growth of the sidecar",
+            unit="of the answer",
+            sense="at most",
+            goal=0.1,
+            ours=tuple(_grown_mib(bench, target) * MIB / len(body) for _ in range(bench.rounds)),
+        ),
+    ]
+
+
+def _grown_mib(bench: Bench, target: str) -> float:
+    pid = bench.world.sidecar.pid
+    forget_peak(pid)
+    before = memory_mib(pid)
+    bench.world.ask(target)
+    return max(0.0, memory_mib(pid, "VmHWM") - before)
