@@ -89,6 +89,11 @@ def _heaviest(python: list[str]) -> str:
 
 def _said(command: list[str]) -> str:
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True, cwd=Path(__file__).parent.parent
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent.parent,
     )
     return done.stdout

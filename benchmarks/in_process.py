@@ -56,7 +56,10 @@ def measure(bench: Bench) -> list[Row]:
     try:
         opens: Callable[[Path], Any] = importlib.import_module("sidecar.inprocess").CatalogIndex
     except (ImportError, AttributeError):
-        return [Row(QUESTION, name, unit, "at most", goal, peer=PEER if unit == "ns" else "", note="not built") for name, unit, goal in names]
+        return [
+            Row(QUESTION, name, unit, "at most", goal, peer=PEER if unit == "ns" else "", note="not built")
+            for name, unit, goal in names
+        ]
     world = bench.world
     disk = world.installation.disk
     (warm, unit, goal), (first, first_unit, first_goal), (memory, memory_unit, memory_goal) = names
