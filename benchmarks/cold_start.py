@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Final
 
 from benchmarks.bench import Bench
@@ -88,12 +87,5 @@ def _heaviest(python: list[str]) -> str:
 
 
 def _said(command: list[str]) -> str:
-    done = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parent.parent,
-    )
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
     return done.stdout

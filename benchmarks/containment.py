@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from benchmarks.bench import CONNECTIONS, Bench
-from benchmarks.load import Throughput, redis_benchmark, wrk
+from benchmarks.load import Throughput, how_busy, redis_benchmark, wrk
 from benchmarks.rows import Row, interleaved
 from benchmarks.world import MEMBERS
 
@@ -51,18 +51,10 @@ def measure(bench: Bench) -> list[Row]:
             ours=ours,
             peer=peer,
             theirs=tuple(t.per_s for t in taken[peer]),
-            note=_busy(peer, taken[peer], taken["sidecar"]),
+            note=how_busy({side: taken[side] for side in ("sidecar", peer)}),
         )
         for peer, goal in GOALS.items()
     ]
-
-
-def _busy(peer: str, theirs: list[Throughput], ours: list[Throughput]) -> str:
-    """How busy both cores were: a side whose core had time left could have done more."""
-    return "; ".join(
-        f"core of {name} busy {min(t.server_busy for t in taken):.0%}, its load's {max(t.load_busy for t in taken):.0%}"
-        for name, taken in (("the sidecar", ours), (peer, theirs))
-    )
 
 
 def _curve(bench: Bench) -> None:

@@ -146,10 +146,17 @@ class Generations:
             self._ordinals(digest) for digest in (record.v1.members, record.v1.contained, record.v1.listed)
         )
         gone = BitMap(self._rnd.sample(list(members), -(-len(members) // 100)))
+        members, listed, parents = (members - gone) | BitMap(new), listed - gone, self._parents
+        courses = {parents[member] for member in members}
+        with_courses = ((o, parents[o]) for o in contained)
         v1 = ContentSet(
-            members=self._put(Bitmap((members - gone) | BitMap(new))),
-            contained=self._put(Bitmap((contained - gone) | BitMap(new))),
-            listed=self._put(Bitmap(listed - gone)),
+            members=self._put(Bitmap(members)),
+            contained=self._put(
+                Bitmap(
+                    members | BitMap([o for o, p in with_courses if o in courses or (p is not None and p in members)])
+                )
+            ),
+            listed=self._put(Bitmap(listed)),
         )
         return replace(record, v1=v1)
 

@@ -6,10 +6,11 @@ An answer that is not a 200 ends the run: nobody is interested in how fast somet
 import json
 import os
 import re
+import statistics
 import subprocess
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -33,10 +34,21 @@ class Throughput(NamedTuple):
     load_busy: float
 
 
+def how_busy(taken: Mapping[str, Sequence[Throughput]]) -> str:
+    """How busy a server and its load were, on average, in words: a server whose core had time left was held up, by its
+    load if that was busy, else by whatever else the machine did.
+    """
+    return "; ".join(
+        f"core of {name} busy {statistics.mean(t.server_busy for t in them):.0%}, "
+        f"its load's {statistics.mean(t.load_busy for t in them):.0%}"
+        for name, them in taken.items()
+    )
+
+
 class Latencies:
     """The latencies of requests in the order in which they were meant to be sent, in ns; -1: never answered."""
 
-    def __init__(self, ns: "array[int]", *, t0_ns: int = 0, rate: float = 0.0, late_ns: int = 0) -> None:
+    def __init__(self, ns: "array[int]", *, t0_ns: float = 0, rate: float = 0.0, late_ns: float = 0) -> None:
         self.ns = ns
         self.t0_ns = t0_ns
         self.rate = rate
@@ -135,16 +147,27 @@ class Pace:
         """So many requests a second, whatever happens; latency counts from when each was meant to be sent."""
         return self._run(target, connections, rate, seconds)
 
+    def throughput(self, target: Target, *, connections: int, seconds: int) -> Throughput:
+        """What the closed loop achieves, in answers and their bodies' bytes; for long answers, which wrk reads in
+        pieces of 8 KiB: its core is then as busy as the server's.
+        """
+        said, busy = self._ask(target, connections, 0, seconds)
+        took_s, answered = said["seconds"], said["answered"]
+        return Throughput(answered / took_s, said["body_bytes"] / took_s, busy[0] / took_s, busy[1] / took_s)
+
     def _run(self, target: Target, connections: int, rate: float, seconds: float) -> Latencies:
-        command = [str(self._program), target.address, str(connections), f"{rate:.3f}", f"{seconds:g}"]
-        command += [str(target.requests), str(self._latencies)]
-        done = subprocess.run(on_core(LOAD_CORE, command), capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"asking {target.address} ended with {done.returncode}: {done.stderr}")
-        said = json.loads(done.stdout)
+        said, _ = self._ask(target, connections, rate, seconds)
         ns = array("q")
         ns.frombytes(self._latencies.read_bytes())
         return Latencies(ns, t0_ns=said["t0_ns"], rate=rate, late_ns=said["late_ns"])
+
+    def _ask(
+        self, target: Target, connections: int, rate: float, seconds: float
+    ) -> tuple[dict[str, float], tuple[float, float]]:
+        command = [str(self._program), target.address, str(connections), f"{rate:.3f}", f"{seconds:g}"]
+        said, busy = _watched([*command, str(target.requests), str(self._latencies)], target.pids)
+        found: dict[str, float] = json.loads(said)
+        return found, busy
 
 
 def _watched(command: Sequence[str], pids: Sequence[int]) -> tuple[str, tuple[float, float]]:

@@ -52,7 +52,7 @@ struct connection {
 static struct request *requests;
 static size_t count;
 static int64_t *latencies;
-static int64_t room, answered;
+static int64_t room, answered, body_bytes;
 
 static int64_t now_ns(void) {
     struct timespec t;
@@ -127,6 +127,7 @@ static int64_t read_head(struct connection *c) {
     if (!field || field > end) fail("an answer without Content-Length");
     int64_t length = atoll(field + 17), begun = c->buffer + c->have - (end + 4);
     if (begun > length) fail("more came than was asked for");
+    body_bytes += length;
     return length - begun;
 }
 
@@ -207,8 +208,8 @@ int main(int argc, char **argv) {
     FILE *file = fopen(argv[6], "wb");
     if (!file || fwrite(latencies, sizeof *latencies, asked, file) != (size_t)asked || fclose(file)) fail(argv[6]);
     printf("{\"t0_ns\": %lld, \"meant\": %lld, \"asked\": %lld, \"answered\": %lld, \"late_ns\": %lld, "
-           "\"seconds\": %.6f}\n",
+           "\"body_bytes\": %lld, \"seconds\": %.6f}\n",
            (long long)t0, (long long)(rate > 0 ? meant : next), (long long)next, (long long)answered,
-           (long long)late_ns, (double)(now_ns() - t0) / NS);
+           (long long)late_ns, (long long)body_bytes, (double)(now_ns() - t0) / NS);
     return 0;
 }

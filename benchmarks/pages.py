@@ -1,9 +1,9 @@
-"""How many pages of 100 documents a second does get_content_metadata answer, beside nginx with the same bytes in a file?
+"""How many pages of 100 documents a second does get_content_metadata answer, beside nginx with the same bytes?
 
-wrk with four connections on both; nginx sends from a file system in memory, with sendfile, its files kept open. Warm:
-the same page again and again, or 27 different ones in turn. Cold: a sidecar that was just started, and has its documents
-on disk alone, is asked each page once, one after the other; nginx, which keeps nothing between requests, is asked the
-same.
+`pace` asks on four connections, in its closed loop, on both sides: its buffers are large, so that it is not the reader
+that is measured. nginx sends files from a file system in memory, with sendfile, and keeps them open. Warm: the same
+page again and again, or 27 different ones in turn. Cold: a sidecar that was just started, and has its documents on disk
+alone, is asked each page once, one after the other; nginx, which keeps nothing between requests, is asked the same.
 """
 
 import time
@@ -13,7 +13,7 @@ from typing import Final
 from benchmarks.bench import Bench
 from benchmarks.callers import write_requests
 from benchmarks.exchange import ask
-from benchmarks.load import wrk
+from benchmarks.load import Target, Throughput, how_busy
 from benchmarks.rows import Row, interleaved
 
 QUESTION: Final = "pages"
@@ -44,14 +44,13 @@ def _warm(bench: Bench, name: str, ours: Sequence[str], theirs: Sequence[str], g
     files = write_requests(bench.folder / "files", [world.caller.request(target) for target in theirs])
     other = world.nginx.target(files)
 
-    def sidecar() -> float:
-        return wrk(mine, connections=CONNECTIONS, seconds=seconds).per_s
+    def asked(target: Target) -> Callable[[], Throughput]:
+        return lambda: bench.pace.throughput(target, connections=CONNECTIONS, seconds=seconds)
 
-    sidecar()
-    taken = interleaved(
-        bench.rounds, {"sidecar": sidecar, PEER: lambda: wrk(other, connections=CONNECTIONS, seconds=seconds).per_s}
-    )
-    return Row(QUESTION, name, "/s", "at least", goal, tuple(taken["sidecar"]), PEER, tuple(taken[PEER]))
+    asked(mine)()
+    taken = interleaved(bench.rounds, {"sidecar": asked(mine), PEER: asked(other)})
+    ours_, theirs_ = (tuple(t.per_s for t in taken[side]) for side in ("sidecar", PEER))
+    return Row(QUESTION, name, "/s", "at least", goal, ours_, PEER, theirs_, how_busy(taken))
 
 
 def _cold(bench: Bench, name: str, ours: Sequence[str], theirs: Sequence[str]) -> Row:

@@ -16,6 +16,7 @@ from benchmarks.processes import program
 from benchmarks.rows import Row
 
 FOLDER: Final = Path(__file__).parent / "results"
+SHORT: Final = "-short"
 ROOT: Final = Path(__file__).parent.parent
 PACKAGES: Final = ("aiohttp", "uvloop", "pyroaring", "orjson", "redis", "requests", "hdrhistogram")
 VERSIONS: Final[Mapping[str, Sequence[str]]] = {
@@ -45,9 +46,9 @@ class Results:
         return cls(_commit(), full, date, _machine(), _versions(), tuple(rows), curves)
 
     def write(self, folder: Path = FOLDER) -> Path:
-        """Writes the file, over one of the same commit."""
+        """Writes the file, over one of the same commit; a short run has a file of its own."""
         folder.mkdir(exist_ok=True)
-        file = folder / f"{self.commit}.json"
+        file = folder / f"{self.commit}{'' if self.full else SHORT}.json"
         fields = {name: getattr(self, name) for name in ("commit", "full", "date", "machine", "versions", "curves")}
         written = {**fields, "rows": [_rounded(row.document()) for row in self.rows]}
         file.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n")
@@ -69,10 +70,14 @@ class Results:
 
 
 def find(base: str, folder: Path = FOLDER) -> Path:
-    """The file of a commit, of which the beginning is enough, or the file of this path. Raises SystemExit."""
+    """The file of a commit, of which the beginning is enough, or the file of this path. Raises SystemExit.
+
+    Of a commit that was measured in full that run is meant, and not a short one.
+    """
     if Path(base).is_file():
         return Path(base)
     found = sorted(folder.glob(f"{base}*.json"))
+    found = [file for file in found if not file.stem.endswith(SHORT)] or found
     if len(found) != 1:
         raise SystemExit(f"{base}: {len(found)} files of results in {folder} are called so")
     return found[0]

@@ -31,6 +31,7 @@ QUESTIONS: Final = (
     "handlers",
     "pages",
     "traversal",
+    "memory",
     "cold_start",
     "compiling",
 )

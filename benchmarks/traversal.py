@@ -1,6 +1,6 @@
 """How fast is a whole catalog read in one answer, beside nginx with the same bytes, and what memory does that take?
 
-traverse_pagination over the catalog that lists every course, warm; one connection, asked by wrk, for both. Memory is
+traverse_pagination over the catalog that lists every course, warm; one connection, asked by `pace`, for both. Memory is
 what the sidecar grows by while it answers once: its peak, which the kernel was told to forget right before, over what
 it held then.
 """
@@ -9,7 +9,7 @@ from typing import Final
 
 from benchmarks.bench import Bench
 from benchmarks.callers import write_requests
-from benchmarks.load import wrk
+from benchmarks.load import how_busy
 from benchmarks.processes import MIB, forget_peak, memory_mib
 from benchmarks.rows import Row, interleaved
 
@@ -28,13 +28,14 @@ def measure(bench: Bench) -> list[Row]:
     taken = interleaved(
         bench.rounds,
         {
-            "sidecar": lambda: wrk(mine, connections=1, seconds=seconds).bytes_per_s / 1e6,
-            PEER: lambda: wrk(other, connections=1, seconds=seconds).bytes_per_s / 1e6,
+            "sidecar": lambda: bench.pace.throughput(mine, connections=1, seconds=seconds),
+            PEER: lambda: bench.pace.throughput(other, connections=1, seconds=seconds),
         },
     )
+    ours, theirs = (tuple(t.bytes_per_s / 1e6 for t in taken[side]) for side in ("sidecar", PEER))
     size = f"traversal of {len(body) / 1e6:.0f} MB, warm"
     return [
-        Row(QUESTION, size, "MB/s", "at least", 1.0, tuple(taken["sidecar"]), PEER, tuple(taken[PEER])),
+        Row(QUESTION, size, "MB/s", "at least", 1.0, ours, PEER, theirs, how_busy(taken)),
         Row(
             question=QUESTION,
             name=f"{size}, growth of the sidecar",
