@@ -48,9 +48,9 @@ def measure(bench: Bench) -> list[Row]:
     one = contains_target(catalog.uuid, keys[0])
     customer = one.replace(f"enterprise-catalogs/{catalog.uuid}", f"enterprise-customer/{catalog.customer}")
     targets = {
-        PEER: (one, 100),
-        MANY_KEYS: (contains_target(catalog.uuid, *keys), 10),
-        MANY_CATALOGS: (customer, 100),
+        PEER: (one, 50),
+        MANY_KEYS: (contains_target(catalog.uuid, *keys), 5),
+        MANY_CATALOGS: (customer, 50),
     }
     subjects = {name: _timed(app, world, target, calls) for name, (target, calls) in targets.items()}
     for subject in subjects.values():

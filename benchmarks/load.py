@@ -134,7 +134,8 @@ def redis_benchmark(port: int, pids: Sequence[int], *, connections: int, asks: i
 class Pace:
     """`pace.c`, compiled into a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, core: int | None = LOAD_CORE) -> None:
+        self._core = core
         self._program = folder / "pace"
         self._latencies = folder / "latencies"
         subprocess.run([program("cc"), "-O2", "-o", str(self._program), str(HERE / "pace.c")], check=True)
@@ -165,15 +166,17 @@ class Pace:
         self, target: Target, connections: int, rate: float, seconds: float
     ) -> tuple[dict[str, float], tuple[float, float]]:
         command = [str(self._program), target.address, str(connections), f"{rate:.3f}", f"{seconds:g}"]
-        said, busy = _watched([*command, str(target.requests), str(self._latencies)], target.pids)
+        said, busy = _watched([*command, str(target.requests), str(self._latencies)], target.pids, self._core)
         found: dict[str, float] = json.loads(said)
         return found, busy
 
 
-def _watched(command: Sequence[str], pids: Sequence[int]) -> tuple[str, tuple[float, float]]:
+def _watched(
+    command: Sequence[str], pids: Sequence[int], core: int | None = LOAD_CORE
+) -> tuple[str, tuple[float, float]]:
     """What a command said, and the seconds of their cores that the server and the command itself have had."""
     before = cpu_s(pids)
-    process = subprocess.Popen(on_core(LOAD_CORE, command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(on_core(core, command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     with process.stdout as output:
         said = output.read()

@@ -145,6 +145,31 @@ def cpu_s(pids: Sequence[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+class Neighbours:
+    """What others than the processes of this run have of the machine, from when this is made until it is asked."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._before = self._spent_s()
+
+    def shares(self) -> dict[str, float]:
+        """`others`: of all cores, what other processes had. `stolen`: what the host gave to other machines.
+
+        Right once all processes of this run have ended: until then the kernel keeps their times apart.
+        """
+        cores_s = (time.monotonic() - self._began) * (os.cpu_count() or 1)
+        others, stolen = (after - before for after, before in zip(self._spent_s(), self._before, strict=True))
+        return {"others": round(max(0.0, others / cores_s), 3), "stolen": round(stolen / cores_s, 3)}
+
+    @staticmethod
+    def _spent_s() -> tuple[float, float]:
+        # What interrupts take is nobody's: user, nice and system are of processes.
+        user, nice, system, *_, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+        ours = os.times()
+        per_s = os.sysconf("SC_CLK_TCK")
+        return (user + nice + system) / per_s - sum(ours[:4]), steal / per_s
+
+
 def memory_mib(pid: int, what: str = "VmRSS") -> float:
     """What a process holds in memory, or with VmHWM the most that it held since `forget_peak`."""
     status = Path(f"/proc/{pid}/status").read_text()

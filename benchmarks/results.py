@@ -40,10 +40,12 @@ class Results:
     curves: Mapping[str, Any]
 
     @classmethod
-    def of_now(cls, rows: Sequence[Row], curves: Mapping[str, Any], *, full: bool) -> Self:
-        """Those of a run that has just ended, on this machine and this checkout."""
+    def of_now(
+        cls, rows: Sequence[Row], curves: Mapping[str, Any], *, full: bool, neighbours: Mapping[str, float]
+    ) -> Self:
+        """Those of a run that has just ended, on this machine and this checkout; `neighbours`: what else ran there."""
         date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M")
-        return cls(_commit(), full, date, _machine(), _versions(), tuple(rows), curves)
+        return cls(_commit(), full, date, {**_machine(), **neighbours}, _versions(), tuple(rows), curves)
 
     def write(self, folder: Path = FOLDER) -> Path:
         """Writes the file, over one of the same commit; a short run has a file of its own."""
@@ -104,7 +106,6 @@ def _machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "cpu": cpu[1] if cpu else platform.machine(),
         "memory_mib": int(memory[1]) // 1024 if memory else None,
-        "load_before": [round(n, 2) for n in os.getloadavg()],
     }
 
 

@@ -8,7 +8,6 @@ it is done in five minutes, with three short rounds a ratio: enough to see that 
 
 import argparse
 import importlib
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from typing import Final
 
 from benchmarks.bench import Bench
 from benchmarks.plots import draw
-from benchmarks.processes import PACKAGES, program, require_cores
+from benchmarks.processes import PACKAGES, Neighbours, program, require_cores
 from benchmarks.results import FOLDER, Results
 from benchmarks.rows import Row, table
 
@@ -35,6 +34,8 @@ QUESTIONS: Final = (
     "cold_start",
     "compiling",
 )
+QUIET: Final = 0.05
+"""What others may have of a machine on which a run is to be believed."""
 
 
 def main() -> None:
@@ -48,19 +49,26 @@ def main() -> None:
         program(name)
     require_cores()
     began = time.monotonic()
-    print(f"load of the machine before: {os.getloadavg()[0]:.2f}", flush=True)
+    neighbours = Neighbours()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, Bench(Path(folder), full=arguments.full) as bench:
         for name in arguments.only or (*QUESTIONS, "design_point"):
             found = _question(name)(bench)
             rows += found
             print(f"\n{name}, after {time.monotonic() - began:.0f} s\n\n{table(found)}", flush=True)
-        results = Results.of_now(rows, bench.curves, full=arguments.full)
+        curves = bench.curves
+    shares = neighbours.shares()
+    results = Results.of_now(rows, curves, full=arguments.full, neighbours=shares)
     file = results.write(arguments.results)
     draw(results, file)
     missed = sum(row.verdict == "MISSED" for row in rows)
     print(f"\n{'full' if arguments.full else 'SHORT'} run of {time.monotonic() - began:.0f} s: {missed} goals missed")
     print(f"written: {file}")
+    if max(shares.values()) > QUIET:
+        print(
+            f"Not to be believed: of all cores, other processes had {shares['others']:.0%}, and {shares['stolen']:.0%}"
+        )
+        print("were not given to this machine.")
 
 
 def _question(name: str) -> Callable[[Bench], Sequence[Row]]:

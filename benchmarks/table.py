@@ -4,9 +4,10 @@ python -m benchmarks.table RESULTS.json
 """
 
 import sys
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.results import Results, find
 from benchmarks.rows import table
@@ -23,7 +24,7 @@ def section(results: Results, file_name: str) -> str:
     of = ", ".join(f"{name} {versions[name]}" for name in ("python", "aiohttp", "uvloop", "pyroaring"))
     run = f"{kind} of commit `{results.commit}`, {results.date} UTC ([samples](results/{file_name}))"
     where = f"{machine['cpu']}, {machine['cores']} cores, {machine['platform']}"
-    lines = [f"{run}: {where}; {of}; load of the machine before: {machine['load_before'][0]}."]
+    lines = [f"{run}: {where}; {of}. Others had {_share(machine)} of the cores meanwhile."]
     for question, rows in groupby(results.rows, key=lambda row: row.question):
         them = list(rows)
         notes = dict.fromkeys(row.note for row in them if row.note and row.ours)
@@ -33,6 +34,11 @@ def section(results: Results, file_name: str) -> str:
     pictures = sorted(results.curves)
     lines += ["", " ".join(f"![{name}](results/{Path(file_name).stem}-{name}.png)" for name in pictures)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _share(machine: Mapping[str, Any]) -> str:
+    """What other processes and other machines of the host had."""
+    return f"{machine['others'] + machine['stolen']:.0%}"
 
 
 def between_markers(text: str) -> str:

@@ -10,7 +10,7 @@ from benchmarks.results import FOLDER, Results, find
 from benchmarks.rows import Row
 from benchmarks.table import BEGIN, END, README, between_markers, section, with_section
 
-MACHINE = {"cpu": "A CPU", "cores": 2, "platform": "Linux", "load_before": [0.1, 0, 0]}
+MACHINE = {"cpu": "A CPU", "cores": 2, "platform": "Linux", "others": 0.01, "stolen": 0.02}
 VERSIONS = {"python": "3.11", "aiohttp": "3", "uvloop": "0", "pyroaring": "1"}
 ROWS = (
     Row("one", "a", "/s", "at least", 0.5, (1.0, 2.0), "peer", (2.0, 2.0), "a note"),
@@ -37,6 +37,7 @@ def test_a_run_reads_what_it_wrote(tmp_path: Path) -> None:
 def test_a_section_has_a_table_for_each_question_with_its_notes_and_the_pictures() -> None:
     made = section(RUN, "abc.json")
     assert made.startswith("A full run of commit `abc`")
+    assert "Others had 3% of the cores" in made
     assert made.index("**one**") < made.index("| a |") < made.index("* a note") < made.index("**two**")
     assert "| b | at most 9 ms | not built |  |  | MISSED |" in made
     assert made.endswith("![latency](results/abc-latency.png)\n")
