@@ -80,6 +80,7 @@ class Nginx(Process):
         self.wait_until(lambda: answers(self.port), "nginx listens")
         length = len(ask(self.port, b"GET /api/ HTTP/1.1\r\nHost: peer\r\n\r\n").raw)
         if length != len(answer.raw):
+            self.stop()
             raise SystemExit(f"nginx answers with {length} bytes where the sidecar has {len(answer.raw)}")
 
     def add_file(self, name: str, body: bytes) -> str:

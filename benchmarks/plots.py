@@ -22,6 +22,7 @@ TITLES: Final = {
     "one_connection": "Latency of one connection",
     "throughput": "Containment over HTTP",
     "memory": "Memory of a sidecar",
+    "memory_of_queries": "Memory of a sidecar",
 }
 
 
@@ -50,21 +51,26 @@ def _latency(axes: Axes, lines: Mapping[str, Points]) -> None:
 
 
 def _throughput(axes: Axes, lines: Mapping[str, Points]) -> None:
-    _over_powers(axes, lines)
+    _lines(axes, lines)
+    axes.set_xscale("log", base=2)
+    counts = [x for x, _ in next(iter(lines.values()))]
+    axes.set_xticks(counts, [f"{x:g}" for x in counts])
     axes.set(xlabel="connections", ylabel="requests/s", ylim=(0, None))
 
 
 def _memory(axes: Axes, lines: Mapping[str, Points]) -> None:
-    for name, points in lines.items():
-        axes.plot([x for x, _ in points], [y for _, y in points], marker="o", label=name)
+    _lines(axes, lines)
     axes.set(xlabel="courses", ylabel="MiB", xlim=(0, None), ylim=(0, None))
 
 
-def _over_powers(axes: Axes, lines: Mapping[str, Points]) -> None:
+def _memory_of_queries(axes: Axes, lines: Mapping[str, Points]) -> None:
+    _lines(axes, lines)
+    axes.set(xlabel="queries", ylabel="MiB", xlim=(0, None), ylim=(0, None))
+
+
+def _lines(axes: Axes, lines: Mapping[str, Points]) -> None:
     for name, points in lines.items():
         axes.plot([x for x, _ in points], [y for _, y in points], marker="o", label=name)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks([x for x, _ in points], [f"{x:g}" for x, _ in points])
 
 
 _DRAWN_BY: Final[Mapping[str, Any]] = {
@@ -72,6 +78,7 @@ _DRAWN_BY: Final[Mapping[str, Any]] = {
     "one_connection": _latency,
     "throughput": _throughput,
     "memory": _memory,
+    "memory_of_queries": _memory_of_queries,
 }
 
 

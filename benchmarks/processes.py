@@ -98,6 +98,7 @@ class Process:
         while not (found := look()):
             code = self.popen.poll()
             if code is not None or time.monotonic() > deadline:
+                self.stop()
                 said = "" if self._log is None else self._log.read_text(errors="replace")[-2000:]
                 raise SystemExit(f"waited in vain until {what} (exit code {code})\n{said}")
             time.sleep(LOOK_EVERY_S)

@@ -41,11 +41,11 @@ class Results:
 
     @classmethod
     def of_now(
-        cls, rows: Sequence[Row], curves: Mapping[str, Any], *, full: bool, neighbours: Mapping[str, float]
+        cls, commit: str, rows: Sequence[Row], curves: Mapping[str, Any], *, full: bool, neighbours: Mapping[str, float]
     ) -> Self:
-        """Those of a run that has just ended, on this machine and this checkout; `neighbours`: what else ran there."""
+        """Those of a run that has just ended, on this machine; `neighbours`: what else ran there."""
         date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M")
-        return cls(_commit(), full, date, {**_machine(), **neighbours}, _versions(), tuple(rows), curves)
+        return cls(commit, full, date, {**_machine(), **neighbours}, _versions(), tuple(rows), curves)
 
     def write(self, folder: Path = FOLDER) -> Path:
         """Writes the file, over one of the same commit; a short run has a file of its own."""
@@ -71,6 +71,13 @@ class Results:
         )
 
 
+def checked_out() -> str:
+    """The commit that is checked out; with an ending if something was changed since."""
+    head = _said("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD") or "unknown"
+    changed = _said("git", "-C", str(ROOT), "status", "--porcelain", "--", "sidecar", "indexer", "benchmarks/*.py")
+    return f"{head}-changed" if changed else head
+
+
 def find(base: str, folder: Path = FOLDER) -> Path:
     """The file of a commit, of which the beginning is enough, or the file of this path. Raises SystemExit.
 
@@ -89,13 +96,6 @@ def _rounded(document: Mapping[str, Any]) -> dict[str, Any]:
     """Samples with five significant digits: more is noise, and a large file."""
     rounded = {side: [float(f"{sample:.5g}") for sample in document[side]] for side in ("ours", "theirs")}
     return {**document, **rounded, "ratio": document["ratio"] and [round(n, 4) for n in document["ratio"]]}
-
-
-def _commit() -> str:
-    """The commit that is checked out; with an ending if something was changed since."""
-    head = _said("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD") or "unknown"
-    changed = _said("git", "-C", str(ROOT), "status", "--porcelain", "--", "sidecar", "indexer", "benchmarks/*.py")
-    return f"{head}-changed" if changed else head
 
 
 def _machine() -> dict[str, Any]:

@@ -8,16 +8,17 @@ it is done in five minutes, with three short rounds a ratio: enough to see that 
 
 import argparse
 import importlib
+import signal
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from benchmarks.bench import Bench
 from benchmarks.plots import draw
 from benchmarks.processes import PACKAGES, Neighbours, program, require_cores
-from benchmarks.results import FOLDER, Results
+from benchmarks.results import FOLDER, Results, checked_out
 from benchmarks.rows import Row, table
 
 # In this order: what needs a fresh machine comes first.
@@ -33,6 +34,7 @@ QUESTIONS: Final = (
     "memory",
     "cold_start",
     "compiling",
+    "at_scale",
 )
 QUIET: Final = 0.05
 """What others may have of a machine on which a run is to be believed."""
@@ -42,47 +44,33 @@ def main() -> None:
     """Asks the questions and writes what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="seven rounds for every ratio, of a length to be believed")
-    parser.add_argument("--only", nargs="+", choices=(*QUESTIONS, "design_point"), help="these questions alone")
+    parser.add_argument("--only", nargs="+", choices=QUESTIONS, help="these questions alone")
     parser.add_argument("--results", type=Path, default=FOLDER, help="the folder that results are written into")
     arguments = parser.parse_args()
     for name in PACKAGES:
         program(name)
     require_cores()
+    # So that all processes of the run are ended, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     began = time.monotonic()
-    neighbours = Neighbours()
+    commit, neighbours = checked_out(), Neighbours()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, Bench(Path(folder), full=arguments.full) as bench:
-        for name in arguments.only or (*QUESTIONS, "design_point"):
-            found = _question(name)(bench)
+        for name in arguments.only or QUESTIONS:
+            found: list[Row] = importlib.import_module(f"benchmarks.{name}").measure(bench)
             rows += found
             print(f"\n{name}, after {time.monotonic() - began:.0f} s\n\n{table(found)}", flush=True)
         curves = bench.curves
     shares = neighbours.shares()
-    results = Results.of_now(rows, curves, full=arguments.full, neighbours=shares)
+    results = Results.of_now(commit, rows, curves, full=arguments.full, neighbours=shares)
     file = results.write(arguments.results)
     draw(results, file)
     missed = sum(row.verdict == "MISSED" for row in rows)
     print(f"\n{'full' if arguments.full else 'SHORT'} run of {time.monotonic() - began:.0f} s: {missed} goals missed")
     print(f"written: {file}")
     if max(shares.values()) > QUIET:
-        print(
-            f"Not to be believed: of all cores, other processes had {shares['others']:.0%}, and {shares['stolen']:.0%}"
-        )
-        print("were not given to this machine.")
-
-
-def _question(name: str) -> Callable[[Bench], Sequence[Row]]:
-    """What measures a question. That of the design point needs no world: it is asked with the length alone."""
-    module = importlib.import_module(f"benchmarks.{name}")
-    if name != "design_point":
-        question: Callable[[Bench], Sequence[Row]] = module.measure
-        return question
-    at_scale: Callable[[bool], Sequence[Row]] | None = getattr(module, "measure", None)
-    if at_scale is None:
-        return lambda _: [
-            Row("design point", "10,000 queries × 100,000 keys", "", "at most", note="not measured by the suite yet")
-        ]
-    return lambda bench: at_scale(bench.full)
+        print(f"NOT TO BE BELIEVED: meanwhile other processes had {shares['others']:.0%} of the cores,")
+        print(f"and other machines of the host {shares['stolen']:.0%}")
 
 
 if __name__ == "__main__":
