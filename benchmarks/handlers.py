@@ -36,7 +36,7 @@ PEER: Final = "a single lookup"
 MANY_KEYS: Final = f"{KEYS:,} keys, one catalog"
 MANY_CATALOGS: Final = f"one key, a customer's {CATALOGS} catalogs"
 GOALS: Final = {MANY_KEYS: 40.0, MANY_CATALOGS: 1.3}
-PASSES: Final = 20
+PASSES: Final = 10
 """A sample is the median of so many calls' medians: the sides take turns within a round, too."""
 
 
