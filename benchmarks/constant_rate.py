@@ -52,8 +52,10 @@ def measure(bench: Bench) -> list[Row]:
         return asked(PEER)
 
     taken = interleaved(bench.rounds, {"sidecar": sidecar, PEER: peer})
+    mover.restore()
     if not world.sidecar.runs:
         world.start_sidecar()
+    world.wait_until_it_follows()
     bench.curves["latency"] = {name: middle(runs).curve() for name, runs in taken.items()}
     note = f"{rate:,.0f} requests/s, half of {peak:,.0f}; {_generator(taken['sidecar'] + taken[PEER])}"
     rows = [

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from benchmarks.generations import Generations
 from benchmarks.processes import LOAD_CORE, Process
 from benchmarks.world import World
 from sidecar.contract.objects import ObjectType
-from sidecar.contract.records import ContentShard, Metadata, open_record
+from sidecar.contract.records import ContentShard, Metadata, open_record, seal_record
 from sidecar.store import Pointer
 from sidecar.store.urls import open_store
 
@@ -47,6 +48,20 @@ class Mover:
             yield
         self.moves_ns = [int(line) for line in log.read_text().split()]
         del self._pointers[: len(self.moves_ns)]
+
+    def restore(self) -> None:
+        """Publishes what was built, as the newest generation: other questions ask about that."""
+        asyncio.run(_publish(self._world, self._pointers[-1].generation + 1))
+
+
+async def _publish(world: World, generation: int) -> None:
+    store = open_store(f"sqlite:///{world.installation.store}", writable=True)
+    try:
+        sealed = seal_record(replace(world.index.root, generation=generation))
+        await store.put([sealed])
+        await store.move(Pointer(world.index.root.epoch, generation, sealed.digest))
+    finally:
+        await store.close()
 
 
 async def _prepare(world: World, count: int) -> list[Pointer]:

@@ -27,7 +27,7 @@ PAGES: Final = 27
 def measure(bench: Bench) -> list[Row]:
     """A row for one page, one for many, one for what is cold."""
     world = bench.world
-    ours = [_target(world.catalogs[0], number) for number in range(1, PAGES + 1)]
+    ours = [page_target(world.catalogs[0], number) for number in range(1, PAGES + 1)]
     bodies = [world.ask(target).body for target in ours]
     theirs = [world.nginx.add_file(f"page-{number}", body) for number, body in enumerate(bodies)]
     size = f"page of 100, {len(bodies[0]) / 1e6:.1f} MB"
@@ -75,5 +75,6 @@ def _per_s(targets: Sequence[str], status: Callable[[str], int]) -> float:
     return len(targets) / (time.perf_counter() - began)
 
 
-def _target(catalog: str, page: int) -> str:
+def page_target(catalog: str, page: int) -> str:
+    """Where a page of 100 documents of a catalog is asked for."""
     return f"/api/v1/enterprise-catalogs/{catalog}/get_content_metadata/?page_size=100&page={page}"

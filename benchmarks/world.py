@@ -17,7 +17,7 @@ from benchmarks.exchange import Answer, ask
 from benchmarks.installation import CREATED, Installation, Json, RunningSidecar, write_content
 from benchmarks.load import Target
 from benchmarks.peers import Bare, Nginx, Redis
-from benchmarks.processes import SERVER_CORE
+from benchmarks.processes import SERVER_CORE, children_of
 from benchmarks.workload import catalogs, corpus
 from sidecar.contract.index import Index, index_references
 from sidecar.contract.objects import ObjectType
@@ -124,7 +124,7 @@ class World:
 
     def target(self, requests: Path) -> Target:
         """The sidecar as something that is asked these requests."""
-        return Target(self.sidecar.port, [self.sidecar.pid], requests)
+        return Target(self.sidecar.port, [self.sidecar.pid, *children_of(self.sidecar.pid)], requests)
 
     @cached_property
     def answer(self) -> Answer:
