@@ -17,7 +17,7 @@ import requests
 from benchmarks.bench import Bench
 from benchmarks.callers import contains_target
 from benchmarks.load import histogram_of, percentile_us
-from benchmarks.processes import HOST
+from benchmarks.processes import HOST, Spoiled
 from benchmarks.rows import Row, interleaved
 from sidecar.client import CatalogClient
 
@@ -48,7 +48,7 @@ def measure(bench: Bench) -> list[Row]:
         answer = connection.getresponse()
         body = answer.read()
         if answer.status != 200:
-            raise SystemExit(f"http.client was answered {answer.status}: {body!r}")
+            raise Spoiled(f"http.client was answered {answer.status}: {body!r}")
         return body
 
     with CatalogClient(f"unix://{world.installation.socket}", token) as client:
@@ -61,7 +61,7 @@ def measure(bench: Bench) -> list[Row]:
         asked = itertools.cycle(world.questions)
         wrong = [(c, k) for c, k in world.questions[:200] if ways["sidecar.client"](c, k) is not bool(ways[PEER](c, k))]
         if wrong:
-            raise SystemExit(f"the sidecar and Redis do not have the same: {wrong[:3]}")
+            raise Spoiled(f"the sidecar and Redis do not have the same: {wrong[:3]}")
         taken = interleaved(bench.rounds, {name: _timed(call, asked, calls) for name, call in ways.items()})
     session.close()
     connection.close()

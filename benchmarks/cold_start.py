@@ -16,7 +16,7 @@ from typing import Final
 
 from benchmarks.bench import Bench
 from benchmarks.exchange import ask
-from benchmarks.processes import SERVER_CORE, Process, free_port, on_core
+from benchmarks.processes import SERVER_CORE, Process, Spoiled, free_port, on_core
 from benchmarks.rows import Row
 
 QUESTION: Final = "cold start"
@@ -63,7 +63,7 @@ def _ready_ms(bench: Bench) -> float:
     with Process(command, core=SERVER_CORE, log=log, env=environment) as process:
         while not _is_ready(port):
             if not process.runs:
-                raise SystemExit(f"the sidecar has ended:\n{log.read_text()}")
+                raise Spoiled(f"the sidecar has ended:\n{log.read_text()}")
             time.sleep(ASK_EVERY_S)
         ready_ns = time.monotonic_ns()
     return (ready_ns - int(imported.read_text())) / 1e6

@@ -20,6 +20,7 @@ from aiohttp.test_utils import make_mocked_request
 from benchmarks.bench import Bench
 from benchmarks.callers import contains_target
 from benchmarks.load import histogram_of, percentile_us
+from benchmarks.processes import Spoiled
 from benchmarks.rows import Row, interleaved
 from benchmarks.world import World
 from sidecar.app import Sidecar
@@ -82,7 +83,7 @@ def _missing(world: World) -> tuple[Catalog, list[str]]:
         missing = [key for ordinal, key in enumerate(index.dictionary.keys) if ordinal not in contained]
         if len(missing) >= KEYS:
             return catalogs[0], random.Random("missing").sample(missing, KEYS)
-    raise SystemExit(f"no customer has {CATALOGS} catalogs beside which {KEYS} keys are left")
+    raise Spoiled(f"no customer has {CATALOGS} catalogs beside which {KEYS} keys are left")
 
 
 def _timed(app: web.Application, world: World, target: str, calls: int) -> Callable[[], float]:
@@ -98,7 +99,7 @@ def _timed(app: web.Application, world: World, target: str, calls: int) -> Calla
             answer = _finished(found.handler(request))
             ns.append(time.perf_counter_ns() - began)
             if answer.body != b'{"contains_content_items":false}':
-                raise SystemExit(f"GET {target[:200]}: {answer.status} {answer.body!r}")
+                raise Spoiled(f"GET {target[:200]}: {answer.status} {answer.body!r}")
         return percentile_us(histogram_of(ns), 50.0)
 
     return timed
@@ -110,4 +111,4 @@ def _finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
         coroutine.send(None)
     except StopIteration as end:
         return end.value
-    raise SystemExit("a handler waits for something")
+    raise Spoiled("a handler waits for something")

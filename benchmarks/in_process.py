@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.bench import Bench
-from benchmarks.processes import LOAD_CORE, on_core
+from benchmarks.processes import LOAD_CORE, Spoiled, on_core
 from benchmarks.rows import Row, interleaved
 
 QUESTION: Final = "in process"
@@ -67,7 +67,7 @@ def measure(bench: Bench) -> list[Row]:
     asked = world.questions[:LOOKUPS]
     wrong = [(c, k) for c, k in asked if index.contains(c, k) is not world.contains(c, k)]
     if wrong:
-        raise SystemExit(f"the in-process index is wrong about {wrong[:3]}")
+        raise Spoiled(f"the in-process index is wrong about {wrong[:3]}")
     bare = _bare(bench, asked)
     taken = interleaved(
         PASSES * bench.rounds,

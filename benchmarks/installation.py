@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.processes import HOST, MIB, Process, memory_mib, port_of
+from benchmarks.processes import HOST, MIB, Process, Spoiled, memory_mib, port_of
 from sidecar.contract.objects import HEADER, ObjectType
 
 CREATED: Final = "2026-01-01T00:00:00Z"
@@ -56,7 +56,7 @@ class Installation:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            raise SystemExit(f"catalog-indexer {' '.join(arguments)} ended with {process.returncode}")
+            raise Spoiled(f"catalog-indexer {' '.join(arguments)} ended with {process.returncode}")
         return time.perf_counter() - began, usage.ru_maxrss / 1024
 
     def objects(self) -> dict[ObjectType, set[bytes]]:

@@ -1,6 +1,6 @@
 """What asks: wrk for requests a second, redis-benchmark for Redis, and our own `pace` for latencies.
 
-An answer that is not a 200 ends the run: nobody is interested in how fast something fails.
+An answer that is not a 200 spoils the question: nobody is interested in how fast something fails.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from hdrh.histogram import HdrHistogram
 
-from benchmarks.processes import HOST, LOAD_CORE, cpu_s, on_core, program
+from benchmarks.processes import HOST, LOAD_CORE, Spoiled, cpu_s, on_core, program
 
 HERE: Final = Path(__file__).parent
 PERCENTILES: Final = (50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0)
@@ -113,7 +113,7 @@ def wrk(target: Target, *, connections: int, seconds: int) -> Throughput:
     said, busy = _watched([*command, "--", str(target.requests)], target.pids)
     found = json.loads(said.splitlines()[-1])
     if found["errors"] or not found["requests"]:
-        raise SystemExit(f"{found['errors']} of {found['requests']} requests to {target.address} failed\n{said}")
+        raise Spoiled(f"{found['errors']} of {found['requests']} requests to {target.address} failed\n{said}")
     took_s = found["duration_us"] / 1e6
     return Throughput(found["requests"] / took_s, found["bytes"] / took_s, busy[0] / took_s, busy[1] / took_s)
 
@@ -125,7 +125,7 @@ def redis_benchmark(port: int, pids: Sequence[int], *, connections: int, asks: i
     said, busy = _watched(command, pids)
     match = re.findall(r"([\d.]+) requests per second", said)
     if not match:
-        raise SystemExit(f"redis-benchmark said:\n{said}")
+        raise Spoiled(f"redis-benchmark said:\n{said}")
     per_s = float(match[-1])
     took_s = asks / per_s
     return Throughput(per_s, 0.0, busy[0] / took_s, busy[1] / took_s)
@@ -183,5 +183,5 @@ def _watched(
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: {said}")
+        raise Spoiled(f"{' '.join(command)} ended with {process.returncode}: {said}")
     return said, (cpu_s(pids) - before, usage.ru_utime + usage.ru_stime)

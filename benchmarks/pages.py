@@ -14,6 +14,7 @@ from benchmarks.bench import Bench
 from benchmarks.callers import write_requests
 from benchmarks.exchange import ask
 from benchmarks.load import Target, Throughput, how_busy
+from benchmarks.processes import Spoiled
 from benchmarks.rows import Row, interleaved
 
 QUESTION: Final = "pages"
@@ -71,7 +72,7 @@ def _cold(bench: Bench, name: str, ours: Sequence[str], theirs: Sequence[str]) -
 def _per_s(targets: Sequence[str], status: Callable[[str], int]) -> float:
     began = time.perf_counter()
     if any(status(target) != 200 for target in targets):
-        raise SystemExit("a page is not a 200")
+        raise Spoiled("a page is not a 200")
     return len(targets) / (time.perf_counter() - began)
 
 

@@ -19,7 +19,7 @@ import redis
 
 from benchmarks.exchange import Answer, ask
 from benchmarks.load import Target
-from benchmarks.processes import HOST, SERVER_CORE, Process, answers, children_of, free_port, program
+from benchmarks.processes import HOST, SERVER_CORE, Process, Spoiled, answers, children_of, free_port, program
 
 MEMORY: Final = Path("/dev/shm")
 # What nginx writes by itself, and therefore is not told to.
@@ -81,7 +81,7 @@ class Nginx(Process):
         length = len(ask(self.port, b"GET /api/ HTTP/1.1\r\nHost: peer\r\n\r\n").raw)
         if length != len(answer.raw):
             self.stop()
-            raise SystemExit(f"nginx answers with {length} bytes where the sidecar has {len(answer.raw)}")
+            raise Spoiled(f"nginx answers with {length} bytes where the sidecar has {len(answer.raw)}")
 
     def add_file(self, name: str, body: bytes) -> str:
         """Puts a file into memory, and returns the target that it is served under."""

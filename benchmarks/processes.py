@@ -36,6 +36,10 @@ class Missing(SystemExit):
     """Raised when the machine lacks what a benchmark needs; the text says what to install."""
 
 
+class Spoiled(Exception):
+    """Raised when there is nothing to measure: an answer is wrong, a process has ended. One question ends with it."""
+
+
 def program(name: str) -> str:
     """The path of a program that no Python package brings. Raises Missing."""
     # Debian keeps nginx where ordinary users do not look.
@@ -93,14 +97,14 @@ class Process:
         return self.popen.poll() is None
 
     def wait_until(self, look: Callable[[], T | None], what: str) -> T:
-        """What `look` returns once that is true. Raises SystemExit if the process ends, or after two minutes."""
+        """What `look` returns once that is true. Raises Spoiled if the process ends, or after two minutes."""
         deadline = time.monotonic() + READY_WITHIN_S
         while not (found := look()):
             code = self.popen.poll()
             if code is not None or time.monotonic() > deadline:
                 self.stop()
                 said = "" if self._log is None else self._log.read_text(errors="replace")[-2000:]
-                raise SystemExit(f"waited in vain until {what} (exit code {code})\n{said}")
+                raise Spoiled(f"waited in vain until {what} (exit code {code})\n{said}")
             time.sleep(LOOK_EVERY_S)
         return found
 

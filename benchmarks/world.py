@@ -17,7 +17,7 @@ from benchmarks.exchange import Answer, ask
 from benchmarks.installation import CREATED, Installation, Json, RunningSidecar, write_content
 from benchmarks.load import Target
 from benchmarks.peers import Bare, Nginx, Redis
-from benchmarks.processes import SERVER_CORE, children_of
+from benchmarks.processes import SERVER_CORE, Spoiled, children_of
 from benchmarks.workload import catalogs, corpus
 from sidecar.contract.index import Index, index_references
 from sidecar.contract.objects import ObjectType
@@ -78,10 +78,10 @@ class World:
         )
 
     def ask(self, target: str) -> Answer:
-        """Asks the sidecar, as its caller. Raises SystemExit if the answer is not a 200."""
+        """Asks the sidecar, as its caller. Raises Spoiled if the answer is not a 200."""
         answer = ask(self.sidecar.port, self.caller.request(target))
         if answer.status != 200:
-            raise SystemExit(f"GET {target}: {answer.status} {answer.body[:200]!r}")
+            raise Spoiled(f"GET {target}: {answer.status} {answer.body[:200]!r}")
         return answer
 
     @cached_property
@@ -107,7 +107,7 @@ class World:
         truth = [self.contains(catalog, key) for catalog, key in self.questions]
         if said != truth or not 0.05 < sum(said) / len(said) < 0.95:
             wrong = sum(s is not t for s, t in zip(said, truth, strict=True))
-            raise SystemExit(f"{wrong} of {len(said)} answers are wrong, {sum(said)} are yes")
+            raise Spoiled(f"{wrong} of {len(said)} answers are wrong, {sum(said)} are yes")
         return write_requests(self.folder / "contains", [self.caller.request(target) for target in targets])
 
     def contains(self, catalog: str, key: str) -> bool:

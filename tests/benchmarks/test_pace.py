@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.callers import write_requests
 from benchmarks.load import Pace, Target
+from benchmarks.processes import Spoiled
 
 RATE = 1_000.0
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -82,5 +83,5 @@ def test_a_stall_is_in_the_latency_of_all_who_were_meant_to_come_meanwhile(pace:
     ],
 )
 def test_what_is_no_good_answer_ends_the_run(pace: Pace, tmp_path: Path, said: bytes, reason: str) -> None:
-    with served(tmp_path, lambda _: said) as target, pytest.raises(SystemExit, match=reason):
+    with served(tmp_path, lambda _: said) as target, pytest.raises(Spoiled, match=reason):
         pace.closed(target, connections=1, seconds=1)
