@@ -1,32 +1,21 @@
-"""Generations that are made beforehand over one that was built, each with content of its own. Pure.
+"""Generations that are made beforehand over one that was built, each with content of its own, by the real compiler.
 
-A generation is the one before it, with one query's sets changed by a hundredth and newly pulled, and five documents
-changed. In every other one five new courses are in the dictionary as well, which makes a reader build it anew.
+A generation is the one before it, with one query's members changed by a hundredth and newly pulled, and five documents
+changed. In every other one five new courses are known as well, which are in that query, and which make a reader work on
+its dictionary. What is changed is the mirror of the registry, in memory: no registry is written.
 """
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
 from pyroaring import BitMap
 
-from sidecar.contract.index import Index
+from indexer.compiler import Compiler, Texts
+from indexer.mirror import Changes, Mirror
 from sidecar.contract.objects import Sealed
-from sidecar.contract.records import (
-    CONTENT_SHARD_ORDINALS,
-    Bitmap,
-    ContentSet,
-    ContentShard,
-    FreshnessShard,
-    Metadata,
-    QueryRecord,
-    QueryShard,
-    Record,
-    Segment,
-    seal_record,
-    segment_starts,
-)
+from sidecar.contract.records import Metadata, seal_record
 from sidecar.contract.words import ContentType
 from sidecar.store import Pointer
 
@@ -37,130 +26,75 @@ EVERY_MS: Final = 2_000
 
 
 class Generations:
-    """Makes one after another."""
+    """Makes one after another. The mirror is theirs from then on."""
 
-    def __init__(self, index: Index, content: Mapping[int, ContentShard], documents: Mapping[int, Metadata]) -> None:
-        """`content`: all content shards, by their first ordinals. `documents`: those that will change, by ordinal."""
+    def __init__(self, mirror: Mirror, texts: Texts, documents: Mapping[int, Metadata], published: Pointer) -> None:
+        """`texts`: all that the compiler may want. `documents`: those that will change, by ordinal. `published`: what
+        the mirror is the registry of.
+        """
         self._rnd = random.Random("generations")
-        self._root = index.root
-        self._digest = index.digest
-        self._records: dict[bytes, Record] = dict(index.records)
-        dictionary = index.dictionary
-        self._keys, self._types = list(dictionary.keys), bytearray(dictionary.types)
-        self._parents, self._uuids = list(dictionary.parents), list(dictionary.uuids)
-        self._metadata = [digest for first in sorted(content) for digest in content[first].metadata]
-        self._modified_ms = [ms for first in sorted(content) for ms in content[first].modified_ms]
+        self._mirror = mirror
+        self._texts = texts
         self._documents = dict(documents)
-        self._hashes = sorted(h for h, query in index.queries.items() if query.v1 is not None)
-        self._sealed: list[Sealed] = []
+        self._pointer = published
+        self._hashes = sorted(h for h in mirror.used() if mirror.results[h].members)
+        self._published_at_ms = max(result.pulled_at_ms or 0 for result in mirror.results.values())
+        self._compiler = Compiler(mirror)
+        # All of it is in the store.
+        self._objects(mirror.everything())
 
     def next(self) -> tuple[Pointer, list[Sealed]]:
         """The pointer to one more generation, and its objects that the one before it does not have."""
-        self._sealed = []
-        number = self._root.generation + 1
-        now_ms = self._root.published_at_ms + EVERY_MS
-        changed = self._change_documents(now_ms)
-        new = self._add_courses(number) if number % 2 else []
-        self._change_query(self._hashes[number % len(self._hashes)], new, now_ms)
-        self._write_content({*changed, *new})
-        self._root = replace(self._root, generation=number, parent=self._digest, published_at_ms=now_ms)
-        self._digest = self._put(self._root)
-        return Pointer(self._root.epoch, number, self._digest), self._sealed
+        epoch, last, digest = self._pointer
+        number = last + 1
+        self._published_at_ms += EVERY_MS
+        changed = self._rnd.sample(sorted(self._documents), CHANGED_DOCUMENTS)
+        sealed = [self._change(ordinal) for ordinal in changed]
+        new = BitMap(self._add_courses(number) if number % 2 else ())
+        hash_ = self._hashes[number % len(self._hashes)]
+        self._pull(hash_, new)
+        sealed += self._objects(Changes(content=BitMap(changed) | new, facts=new, hashes={hash_}))
+        root = self._compiler.root(epoch=epoch, generation=number, published_at_ms=self._published_at_ms, parent=digest)
+        sealed.append(seal_record(root))
+        self._pointer = Pointer(epoch, number, sealed[-1].digest)
+        return self._pointer, sealed
 
-    def _put(self, record: Record) -> bytes:
-        sealed = seal_record(record)
-        self._sealed.append(sealed)
-        self._records[sealed.digest] = record
-        return sealed.digest
+    def _objects(self, changes: Changes) -> list[Sealed]:
+        return list(self._compiler.update(changes, self._compiler.outdated(changes), self._texts))
 
-    def _change_documents(self, now_ms: int) -> list[int]:
-        ordinals = self._rnd.sample(sorted(self._documents), CHANGED_DOCUMENTS)
+    def _change(self, ordinal: int) -> Sealed:
+        document = self._documents[ordinal]
+        opening, *rest = document.parts
+        assert isinstance(opening, bytes)
+        # A space where JSON may have one: other bytes, and still the same document.
+        self._documents[ordinal] = replace(document, parts=(opening.replace(b"{", b"{ ", 1), *rest))
+        sealed = seal_record(self._documents[ordinal])
+        self._mirror.metadata[ordinal] = sealed.digest
+        self._mirror.modified_ms[ordinal] = self._published_at_ms
+        return sealed
+
+    def _add_courses(self, number: int) -> range:
+        mirror = self._mirror
+        ordinals = range(len(mirror.keys), len(mirror.keys) + NEW_COURSES)
         for ordinal in ordinals:
-            document = self._documents[ordinal]
-            opening, *rest = document.parts
-            assert isinstance(opening, bytes)
-            # A space where JSON may have one: other bytes, and still the same document.
-            document = replace(document, parts=(opening.replace(b"{", b"{ ", 1), *rest))
-            self._documents[ordinal] = document
-            self._metadata[ordinal], self._modified_ms[ordinal] = self._put(document), now_ms
+            key = f"edX+New{number}.{ordinal}"
+            mirror.keys.append(key)
+            mirror.ordinals[key] = ordinal
+            mirror.types.append(ContentType.COURSE)
+            mirror.parents.append(None)
+            mirror.uuids.append(self._rnd.randbytes(16))
+            mirror.metadata.append(None)
+            mirror.modified_ms.append(0)
+        mirror.courses |= BitMap(ordinals)
         return ordinals
 
-    def _add_courses(self, number: int) -> list[int]:
-        first = len(self._keys)
-        self._keys += [f"edX+New{number}.{n}" for n in range(NEW_COURSES)]
-        self._types += bytes([ContentType.COURSE]) * NEW_COURSES
-        self._parents += [None] * NEW_COURSES
-        self._uuids += [self._rnd.randbytes(16) for _ in range(NEW_COURSES)]
-        self._metadata += [None] * NEW_COURSES
-        self._modified_ms += [0] * NEW_COURSES
-        before = dict(zip(segment_starts(first), self._root.dictionary, strict=True))
-        segments = []
-        for start, count in segment_starts(len(self._keys)):
-            same, end = before.get((start, count)), start + count
-            segments.append(
-                same
-                or (
-                    count,
-                    self._put(
-                        Segment(
-                            start,
-                            bytes(self._types[start:end]),
-                            tuple(self._keys[start:end]),
-                            tuple(self._parents[start:end]),
-                            tuple(self._uuids[start:end]),
-                        )
-                    ),
-                )
-            )
-        self._root = replace(self._root, dictionary=tuple(segments))
-        return list(range(first, len(self._keys)))
-
-    def _write_content(self, changed: Iterable[int]) -> None:
-        shards = list(self._root.content)
-        for number in sorted({ordinal // CONTENT_SHARD_ORDINALS for ordinal in changed}):
-            first = number * CONTENT_SHARD_ORDINALS
-            end = first + CONTENT_SHARD_ORDINALS
-            shard = ContentShard(first, tuple(self._metadata[first:end]), tuple(self._modified_ms[first:end]))
-            shards[number : number + 1] = [self._put(shard)]
-        self._root = replace(self._root, content=tuple(shards))
-
-    def _change_query(self, hash_: bytes, new: Iterable[int], now_ms: int) -> None:
-        queries = self._records[self._root.queries[hash_[0]]]
-        freshness = self._records[self._root.freshness[hash_[0]]]
-        assert isinstance(queries, QueryShard)
-        assert isinstance(freshness, FreshnessShard)
-        records = tuple(self._changed(r, new) if r.hash == hash_ else r for r in queries.records)
-        pulled = tuple(
-            replace(r, pulled_at_ms=now_ms, task_id=self._rnd.randbytes(16)) if r.hash == hash_ else r
-            for r in freshness.records
-        )
-        self._root = replace(
-            self._root,
-            queries={**self._root.queries, hash_[0]: self._put(QueryShard(records))},
-            freshness={**self._root.freshness, hash_[0]: self._put(FreshnessShard(pulled))},
-        )
-
-    def _changed(self, record: QueryRecord, new: Iterable[int]) -> QueryRecord:
-        assert record.v1 is not None
-        members, contained, listed = (
-            self._ordinals(digest) for digest in (record.v1.members, record.v1.contained, record.v1.listed)
-        )
+    def _pull(self, hash_: bytes, new: BitMap) -> None:
+        result = self._mirror.results[hash_]
+        members = result.members or BitMap()
         gone = BitMap(self._rnd.sample(list(members), -(-len(members) // 100)))
-        members, listed, parents = (members - gone) | BitMap(new), listed - gone, self._parents
-        courses = {parents[member] for member in members}
-        with_courses = ((o, parents[o]) for o in contained)
-        v1 = ContentSet(
-            members=self._put(Bitmap(members)),
-            contained=self._put(
-                Bitmap(
-                    members | BitMap([o for o, p in with_courses if o in courses or (p is not None and p in members)])
-                )
-            ),
-            listed=self._put(Bitmap(listed)),
+        self._mirror.results[hash_] = replace(
+            result,
+            members=(members - gone) | new,
+            pulled_at_ms=self._published_at_ms,
+            task=self._rnd.randbytes(16),
         )
-        return replace(record, v1=v1)
-
-    def _ordinals(self, digest: bytes) -> BitMap:
-        bitmap = self._records[digest]
-        assert isinstance(bitmap, Bitmap)
-        return bitmap.ordinals

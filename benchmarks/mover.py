@@ -18,13 +18,15 @@ from typing import Final
 from benchmarks.generations import Generations
 from benchmarks.processes import LOAD_CORE, Process
 from benchmarks.world import World
+from indexer.compiler import Texts
+from indexer.mirror import Mirror
 from sidecar.contract.objects import ObjectType
-from sidecar.contract.records import ContentShard, Metadata, open_record, seal_record
+from sidecar.contract.records import Metadata, open_record, seal_record
 from sidecar.store import Pointer
 from sidecar.store.urls import open_store
 
 DOCUMENTS: Final = 50
-"""From how many documents those that change are drawn."""
+"""From the documents of so many ordinals those that change are drawn."""
 
 
 class Mover:
@@ -33,7 +35,7 @@ class Mover:
     def __init__(self, world: World, count: int) -> None:
         self._world = world
         self._file = world.folder / "pointers.json"
-        self._pointers = asyncio.run(_prepare(world, count))
+        self._pointers = asyncio.run(_prepare(world, count, *world.read_mirror()))
         self.moves_ns: list[int] = []
 
     @contextmanager
@@ -64,22 +66,17 @@ async def _publish(world: World, generation: int) -> None:
         await store.close()
 
 
-async def _prepare(world: World, count: int) -> list[Pointer]:
+async def _prepare(world: World, count: int, mirror: Mirror, texts: Texts) -> list[Pointer]:
     store = open_store(f"sqlite:///{world.installation.store}", writable=True)
     try:
-        content = {}
-        for digest, data in (await store.get(world.index.root.content)).items():
-            shard = open_record(digest, data, ObjectType.CONTENT)
-            assert isinstance(shard, ContentShard)
-            content[shard.first] = shard
-        digests = [d for d in content[0].metadata if d is not None][:DOCUMENTS]
-        found = await store.get(digests)
+        digests = {o: d for o, d in enumerate(mirror.metadata[:DOCUMENTS]) if d is not None}
+        found = await store.get(digests.values())
         documents = {}
-        for digest in digests:
+        for ordinal, digest in digests.items():
             document = open_record(digest, found[digest], ObjectType.METADATA)
             assert isinstance(document, Metadata)
-            documents[content[0].metadata.index(digest)] = document
-        generations = Generations(world.index, content, documents)
+            documents[ordinal] = document
+        generations = Generations(mirror, texts, documents, world.pointer)
         pointers = []
         for _ in range(count):
             pointer, objects = generations.next()

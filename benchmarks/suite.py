@@ -33,7 +33,7 @@ QUESTIONS: Final = (
     "traversal",
     "memory",
     "cold_start",
-    "compiling",
+    "memberships",
     "at_scale",
 )
 QUIET: Final = 0.05

@@ -19,6 +19,10 @@ from benchmarks.load import Target
 from benchmarks.peers import Bare, Nginx, Redis
 from benchmarks.processes import SERVER_CORE, Spoiled, children_of
 from benchmarks.workload import catalogs, corpus
+from indexer.compiler import Compiler, Texts
+from indexer.mirror import Mirror
+from indexer.registry import Registry, pulls
+from sidecar.clock import SystemClock
 from sidecar.contract.index import Index, index_references
 from sidecar.contract.objects import ObjectType
 from sidecar.contract.records import Record, open_record
@@ -93,6 +97,10 @@ class World:
     def index(self) -> Index:
         """What was published, in this process: what questions are made of, and answers compared with."""
         return asyncio.run(_read_index(self.installation.store, self.pointer.digest))
+
+    def read_mirror(self) -> tuple[Mirror, Texts]:
+        """The indexer's mirror of the registry, as a new one, and all documents that its compiler wants."""
+        return asyncio.run(_read_mirror(self.installation.folder / "registry.db"))
 
     @cached_property
     def questions(self) -> list[tuple[str, str]]:
@@ -181,3 +189,16 @@ async def _read_index(path: Path, root: bytes) -> Index:
     finally:
         await store.close()
     return Index.assemble(root, records)
+
+
+async def _read_mirror(path: Path) -> tuple[Mirror, Texts]:
+    registry = Registry(f"sqlite+aiosqlite:///{path}", SystemClock())
+    mirror = Mirror()
+    try:
+        await registry.open()
+        async with registry.read() as connection:
+            changes = await mirror.refresh(connection)
+            texts = await pulls.texts(connection, Compiler(mirror).texts_needed(changes.hashes))
+    finally:
+        await registry.close()
+    return mirror, texts

@@ -4,9 +4,11 @@ from pathlib import Path
 
 from benchmarks.generations import Generations
 from indexer.check import check
+from indexer.mirror import Mirror
 from sidecar.contract.index import Index
 from sidecar.contract.objects import ObjectType
-from sidecar.contract.records import ContentShard, Metadata, open_record
+from sidecar.contract.records import Metadata, open_record
+from sidecar.store import Pointer
 from tests.fakes import FakeSource, course, run
 from tests.world import World, load, verify, world
 
@@ -14,20 +16,17 @@ COURSES = 12
 MADE = 4
 
 
-async def generations(here: World) -> Generations:
-    index = await here.index()
-    content: dict[int, ContentShard] = {}
-    documents: dict[int, Metadata] = {}
-    for digest, data in (await here.store.get(index.root.content)).items():
-        shard = open_record(digest, data, ObjectType.CONTENT)
-        assert isinstance(shard, ContentShard)
-        content[shard.first] = shard
-        for ordinal, metadata in enumerate(shard.metadata, shard.first):
-            if metadata is not None:
-                found = open_record(metadata, (await here.store.get([metadata]))[metadata], ObjectType.METADATA)
-                assert isinstance(found, Metadata)
-                documents[ordinal] = found
-    return Generations(index, content, documents)
+async def generations(here: World, published: Pointer) -> Generations:
+    mirror = Mirror()
+    async with here.registry.read() as connection:
+        await mirror.refresh(connection)
+    documents = {}
+    for ordinal, digest in enumerate(mirror.metadata):
+        if digest is not None:
+            document = open_record(digest, (await here.store.get([digest]))[digest], ObjectType.METADATA)
+            assert isinstance(document, Metadata)
+            documents[ordinal] = document
+    return Generations(mirror, {}, documents, published)
 
 
 async def test_each_generation_is_whole_and_has_other_content(tmp_path: Path) -> None:
@@ -37,7 +36,9 @@ async def test_each_generation_is_whole_and_has_other_content(tmp_path: Path) ->
         await here.add("all", {"content_type": "course"})
         await here.build()
         before: Index = await here.index()
-        made = await generations(here)
+        published = await here.store.pointer()
+        assert published is not None
+        made = await generations(here, published)
         for _ in range(MADE):
             pointer, objects = made.next()
             await here.store.put(objects)

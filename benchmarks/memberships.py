@@ -8,7 +8,6 @@ bitmaps from arrays that have the finished ordinals already, and serialises them
 For information, a whole generation: dictionary, shards and all, as the first one after a start.
 """
 
-import asyncio
 import time
 from array import array
 from typing import Final
@@ -17,11 +16,7 @@ from pyroaring import BitMap
 
 from benchmarks.bench import Bench
 from benchmarks.rows import Row, interleaved
-from benchmarks.world import World
-from indexer.compiler import Compiler, Texts, compile_query
-from indexer.mirror import Mirror
-from indexer.registry import Registry, pulls
-from sidecar.clock import SystemClock
+from indexer.compiler import Compiler, compile_query
 from sidecar.contract.objects import HEADER, ObjectType, Sealed
 from sidecar.contract.records import Bitmap, open_record
 
@@ -32,7 +27,7 @@ PEER: Final = "bitmaps from arrays"
 
 def measure(bench: Bench) -> list[Row]:
     """A row for the goal, one beside the peer, one for a whole generation."""
-    mirror, texts = asyncio.run(_read(bench.world))
+    mirror, texts = bench.world.read_mirror()
     results = [result for _, result in sorted(mirror.results.items()) if result.members is not None]
     memberships = sum(len(result.members or ()) for result in results)
     sealed = [one for result in results for one in compile_query(mirror, result, texts)[1]]
@@ -74,17 +69,3 @@ def _ordinals(sealed: Sealed) -> "array[int]":
     bitmap = open_record(sealed.digest, sealed.data, ObjectType.BITMAP)
     assert isinstance(bitmap, Bitmap)
     return array("I", bitmap.ordinals)
-
-
-async def _read(world: World) -> tuple[Mirror, Texts]:
-    """The mirror, and all documents that the compiler wants of it."""
-    registry = Registry(f"sqlite+aiosqlite:///{world.installation.folder}/registry.db", SystemClock())
-    mirror = Mirror()
-    try:
-        await registry.open()
-        async with registry.read() as connection:
-            changes = await mirror.refresh(connection)
-            texts = await pulls.texts(connection, Compiler(mirror).texts_needed(changes.hashes))
-    finally:
-        await registry.close()
-    return mirror, texts
