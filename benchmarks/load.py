@@ -46,22 +46,24 @@ def how_busy(taken: Mapping[str, Sequence[Throughput]]) -> str:
 
 
 class Latencies:
-    """The latencies of requests in the order in which they were meant to be sent, in ns; -1: never answered."""
+    """The latencies of requests in ns, in the order in which they were meant to be sent.
 
-    def __init__(self, ns: "array[int]", *, t0_ns: float = 0, rate: float = 0.0, late_ns: float = 0) -> None:
+    Those of the `unanswered` are what they had waited when the run was over: at least so long it would have been.
+    """
+
+    def __init__(
+        self, ns: "array[int]", *, t0_ns: float = 0, rate: float = 0.0, late_ns: float = 0, unanswered: float = 0
+    ) -> None:
         self.ns = ns
         self.t0_ns = t0_ns
         self.rate = rate
         self.late_ns = late_ns
+        self.unanswered = int(unanswered)
         self.histogram = histogram_of(ns)
 
-    @property
-    def unanswered(self) -> int:
-        return len(self.ns) - int(self.histogram.get_total_count())
-
     def percentile_us(self, percentile: float) -> float:
-        """In µs; infinite where so many requests were never answered."""
-        return percentile_us(self.histogram, percentile, self.unanswered)
+        """In µs."""
+        return percentile_us(self.histogram, percentile)
 
     def curve(self) -> list[tuple[float, float]]:
         """(percentile, µs) of what a picture and a results file show."""
@@ -75,21 +77,16 @@ class Latencies:
 
 
 def histogram_of(ns: Iterable[int]) -> HdrHistogram:
-    """Latencies in ns, with three significant digits; those that are -1 are left out."""
+    """Latencies in ns, with three significant digits."""
     histogram = HdrHistogram(1, HIGHEST_NS, 3)
     for value, count in Counter(ns).items():
-        if value >= 0:
-            histogram.record_value(min(max(value, 1), HIGHEST_NS), count)
+        histogram.record_value(min(max(value, 1), HIGHEST_NS), count)
     return histogram
 
 
-def percentile_us(histogram: HdrHistogram, percentile: float, unanswered: int = 0) -> float:
-    """A percentile of what was recorded and of what never was, which counts as longer than all."""
-    recorded = histogram.get_total_count()
-    of_recorded = percentile * (recorded + unanswered) / recorded if recorded else 101.0
-    if of_recorded > 100.0 + 1e-9:
-        return float("inf")
-    return float(histogram.get_value_at_percentile(min(of_recorded, 100.0))) / 1000
+def percentile_us(histogram: HdrHistogram, percentile: float) -> float:
+    """A percentile of what was recorded in ns, in µs."""
+    return float(histogram.get_value_at_percentile(percentile)) / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +157,8 @@ class Pace:
         said, _ = self._ask(target, connections, rate, seconds)
         ns = array("q")
         ns.frombytes(self._latencies.read_bytes())
-        return Latencies(ns, t0_ns=said["t0_ns"], rate=rate, late_ns=said["late_ns"])
+        unanswered = said["meant"] - said["answered"]
+        return Latencies(ns, t0_ns=said["t0_ns"], rate=rate, late_ns=said["late_ns"], unanswered=unanswered)
 
     def _ask(
         self, target: Target, connections: int, rate: float, seconds: float

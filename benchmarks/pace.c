@@ -12,8 +12,8 @@
  * RATE = 0, closed loop: each connection asks again once it has its answer, and latency counts from the sending. The
  * generator blocks while it waits, as a caller does.
  *
- * LATENCIES gets one 64 bit number of ns for each request in the order in which they were meant; those that had no
- * answer two seconds after the end are -1. Standard output gets one JSON object. Exit code 1: an answer was not a 200
+ * LATENCIES gets one 64 bit number of ns for each request in the order in which they were meant; of those that had no
+ * answer two seconds after the end, what they had waited by then. Standard output gets one JSON object. Exit code 1: an answer was not a 200
  * with a Content-Length, or a connection broke.
  */
 #define _GNU_SOURCE
@@ -204,12 +204,17 @@ int main(int argc, char **argv) {
             idle[idles++] = c;
         }
     }
+    int64_t now = now_ns();
+    for (int64_t i = 0; rate > 0 && i < meant; i++)
+        if (latencies[i] < 0) latencies[i] = now - (t0 + (int64_t)(i * (NS / rate)));
+    for (int i = 0; i < connections; i++)
+        if (all[i].asked >= 0 && all[i].asked < room) latencies[all[i].asked] = now - all[i].since_ns;
     int64_t asked = rate > 0 ? meant : (next < room ? next : room);
     FILE *file = fopen(argv[6], "wb");
     if (!file || fwrite(latencies, sizeof *latencies, asked, file) != (size_t)asked || fclose(file)) fail(argv[6]);
     printf("{\"t0_ns\": %lld, \"meant\": %lld, \"asked\": %lld, \"answered\": %lld, \"late_ns\": %lld, "
            "\"body_bytes\": %lld, \"seconds\": %.6f}\n",
            (long long)t0, (long long)(rate > 0 ? meant : next), (long long)next, (long long)answered,
-           (long long)late_ns, (long long)body_bytes, (double)(now_ns() - t0) / NS);
+           (long long)late_ns, (long long)body_bytes, (double)(now - t0) / NS);
     return 0;
 }

@@ -1,4 +1,4 @@
-"""Latencies: percentiles out of raw ones, those that were never answered, and what happened after a moment."""
+"""Latencies: percentiles out of raw ones, and what happened after a moment."""
 
 from array import array
 
@@ -8,24 +8,12 @@ from benchmarks.load import Latencies
 
 
 def latencies(*us: int, t0_ns: int = 0, rate: float = 0.0) -> Latencies:
-    return Latencies(array("q", [n * 1000 if n >= 0 else -1 for n in us]), t0_ns=t0_ns, rate=rate)
+    return Latencies(array("q", [n * 1000 for n in us]), t0_ns=t0_ns, rate=rate)
 
 
 @pytest.mark.parametrize("percentile, us", [(50.0, 500), (99.0, 990), (99.9, 999), (100.0, 1000)])
 def test_a_percentile_is_that_of_the_raw_latencies_to_three_digits(percentile: float, us: int) -> None:
     assert latencies(*range(1, 1001)).percentile_us(percentile) == pytest.approx(us, rel=0.001)
-
-
-def test_a_request_that_was_never_answered_counts_as_longer_than_all() -> None:
-    found = latencies(*[10] * 98, -1, -1)
-    assert found.unanswered == 2
-    assert found.percentile_us(50.0) == pytest.approx(10, rel=0.001)
-    assert found.percentile_us(98.0) == pytest.approx(10, rel=0.001)
-    assert found.percentile_us(99.0) == float("inf")
-
-
-def test_nothing_answered_at_all_is_infinitely_long() -> None:
-    assert latencies(-1, -1).percentile_us(50.0) == float("inf")
 
 
 def test_the_worst_after_a_moment_is_of_requests_meant_for_the_time_after_it() -> None:

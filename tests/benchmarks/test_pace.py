@@ -74,6 +74,21 @@ def test_a_stall_is_in_the_latency_of_all_who_were_meant_to_come_meanwhile(pace:
     assert [ns for n, ns in enumerate(found.ns) if ns < stalled_ns[0] - n * 1e9 / RATE] == []
 
 
+def test_those_who_are_never_answered_are_counted_with_what_they_have_waited(pace: Pace, tmp_path: Path) -> None:
+    asked: list[bytes] = []
+
+    def answer(request: bytes) -> bytes:
+        asked.append(request)
+        return OK if len(asked) < 10 else b""
+
+    with served(tmp_path, answer) as target:
+        found = pace.constant(target, connections=1, rate=RATE, seconds=0.02)
+    # Nine are answered, one is under way, and ten find no connection.
+    assert (len(asked), found.unanswered, len(found.ns)) == (10, 11, 20)
+    # It waits for two seconds after the end, in which each of them would have had its answer.
+    assert min(found.ns[9:]) >= 2_000_000_000
+
+
 @pytest.mark.parametrize(
     "said, reason",
     [
