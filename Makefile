@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-databases test-browser test-clients lint format check lock clean
+.PHONY: help run test test-databases test-browser test-clients bench bench-full bench-compare lint format check lock clean
 
 help:
 	@echo 'make run     start the demo: an indexer and a sidecar on loopback, until Ctrl-C'
@@ -18,6 +18,11 @@ help:
 	@echo '             ask from a web page of another origin, in Chromium, which must be installed'
 	@echo 'make test-clients'
 	@echo '             run the published client of the LMS (edx-enterprise) against a sidecar and an indexer'
+	@echo 'make bench   measure everything once, short; needs nginx, wrk, redis-server and two cores'
+	@echo 'make bench-full'
+	@echo '             measure it as benchmarks/README.md wants it believed'
+	@echo 'make bench-compare BASE=...'
+	@echo '             tell where the newest results differ from those of a commit or file; NEW=... names others'
 	@echo 'make lint    check style (ruff), types (mypy) and the Dockerfile (hadolint)'
 	@echo 'make format  put the code into that style'
 	@echo 'make check   lint, then test'
@@ -51,6 +56,16 @@ $(CLIENTS)/locked: tests/clients/requirements.lock
 	@$(CLIENTS)/bin/python -m pip -qq --disable-pip-version-check --no-input install --require-hashes \
 		--requirement tests/clients/requirements.lock
 	@touch $@
+
+bench: $(VENV)/installed
+	@$(BIN)/python -m benchmarks.suite $(BENCH_ARGS)
+
+bench-full: $(VENV)/installed
+	@$(BIN)/python -m benchmarks.suite --full $(BENCH_ARGS)
+
+bench-compare: $(VENV)/installed
+	@test -n "$(BASE)" || { echo 'make bench-compare BASE=<commit, or file of results> [NEW=<the same>]' >&2; exit 1; }
+	@$(BIN)/python -m benchmarks.compare $(BASE) $(NEW)
 
 lint: $(VENV)/installed
 	@$(BIN)/ruff check --quiet .

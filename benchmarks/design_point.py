@@ -30,7 +30,7 @@ from typing import Final
 from uuid import UUID
 
 from benchmarks.design_tree import Tree, key_of
-from benchmarks.scale import high_water_mark, port_of
+from benchmarks.processes import memory_mib, port_of
 from sidecar.contract.index import IN_INDEX, Index
 from sidecar.contract.objects import Sealed
 from sidecar.contract.records import open_record
@@ -82,7 +82,7 @@ async def _moving(folder: Path, tree: Tree) -> Figures:
                 assert not ask.contained(url)
                 new = set(tree.objects) - have
                 await store.put([Sealed(digest, tree.objects[digest][1]) for digest in new])
-                figures["steady_mib"] = _resident_mib(process)
+                figures["steady_mib"] = memory_mib(process)
                 proxy.received = 0
                 began = time.perf_counter()
                 await store.move(Pointer(1, 2, root))
@@ -94,8 +94,8 @@ async def _moving(folder: Path, tree: Tree) -> Figures:
                 figures["objects_kib"] = sum(len(tree.objects[d][1]) for d in new) / KIB - copied / KIB
                 figures["moved_kib"] = until_answered / KIB
                 figures["moved_with_copy_kib"] = proxy.received / KIB
-                figures["after_mib"] = _resident_mib(process)
-                figures["peak_mib"] = high_water_mark(process)
+                figures["after_mib"] = memory_mib(process)
+                figures["peak_mib"] = memory_mib(process, "VmHWM")
         await store.close()
     return figures
 
@@ -241,11 +241,6 @@ class _Ask:
         self._connection.request("GET", url)
         response = self._connection.getresponse()
         return response.status, response.read()
-
-
-def _resident_mib(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return float(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) / KIB
 
 
 def _free_port() -> int:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from benchmarks.scale import CREATED, Installation
+from benchmarks.installation import CREATED, Installation
 from benchmarks.sources import from_discovery, read_arguments
 
 HOST: Final = "http://127.0.0.1"

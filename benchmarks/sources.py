@@ -12,7 +12,7 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
-from benchmarks.scale import CREATED, SAME, Installation
+from benchmarks.installation import CREATED, SAME, Installation
 from sidecar.contract.objects import ObjectType
 
 

@@ -27,10 +27,10 @@ from aiohttp.web import AppRunner
 from benchmarks.design_tree import Tree
 from sidecar import collector
 from sidecar.app import Sidecar
-from sidecar.cli import SWITCH_INTERVAL_S
 from sidecar.clock import SystemClock
 from sidecar.contract.objects import Sealed
 from sidecar.log import configure
+from sidecar.process import SWITCH_INTERVAL_S
 from sidecar.settings import load
 from sidecar.store import Pointer
 from sidecar.store.memory import MemoryStore
