@@ -26,11 +26,13 @@ ASK_EVERY_S: Final = 0.0005
 _SERVE: Final = """
 import sys, time
 from pathlib import Path
-import sidecar.cli
+import sidecar.cli, sidecar.process
 Path(sys.argv.pop(1)).write_text(str(time.monotonic_ns()))
 sidecar.cli.main()
 """
-_IMPORT: Final = "import time; began = time.perf_counter(); import sidecar.cli; print(time.perf_counter() - began)"
+_IMPORT: Final = (
+    "import time; began = time.perf_counter(); import sidecar.cli, sidecar.process; print(time.perf_counter() - began)"
+)
 _LINE: Final = re.compile(r"import time:\s*(\d+) \|\s*\d+ \|\s*(\S+)")
 
 
@@ -79,7 +81,7 @@ def _is_ready(port: int) -> bool:
 def _heaviest(python: list[str]) -> str:
     """What packages take most of the time of imports, by their own time."""
     spent: Counter[str] = Counter()
-    for line in _said([*python, "-X", "importtime", "-c", "import sidecar.cli"]).splitlines():
+    for line in _said([*python, "-X", "importtime", "-c", "import sidecar.cli, sidecar.process"]).splitlines():
         if match := _LINE.match(line):
             spent[match[2].partition(".")[0]] += int(match[1])
     parts = ", ".join(f"{name} {us / 1000:.0f} ms" for name, us in spent.most_common(HEAVIEST))

@@ -61,6 +61,12 @@ class Filter(NamedTuple):
 
 def ids(raw_query: str) -> Ids:
     """Both lists of ids are one union. A comma separates ids, because no content key has one."""
+    raw = raw_query.encode(errors="surrogateescape")
+    if raw.startswith(_RUN_IDS):
+        joined = raw[len(_RUN_IDS) :].replace(b"&" + _RUN_IDS, b",")
+        if b"&" not in joined:
+            # Nothing else is asked, and whole baskets are: a comma is as good as another parameter.
+            return Ids(_decoded(joined).split(","), False)
     keys: list[str] = []
     given = False
     last: dict[str, str] = {}
@@ -92,10 +98,7 @@ def pairs(raw_query: str) -> list[tuple[str, str]]:
     found = []
     # Bytes that are not UTF-8 arrive as surrogates, and leave as the replacement character.
     for piece in raw_query.encode(errors="surrogateescape").split(b"&"):
-        if piece.startswith(_RUN_IDS):
-            # As below; whole baskets are asked about in one query string.
-            found.append(("course_run_ids", _decoded(piece[len(_RUN_IDS) :])))
-        elif piece:
+        if piece:
             raw_name, _, raw_value = piece.partition(b"=")
             name = _decoded(raw_name.replace(b"+", b" "))
             found.append((name, _decoded(raw_value if name == "course_run_ids" else raw_value.replace(b"+", b" "))))

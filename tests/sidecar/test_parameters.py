@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.parameters import Filter, Ids, Refusal, State, filter_body, ids, negotiate, parse_json, wanted_state
+from sidecar.parameters import (
+    Filter,
+    Ids,
+    Refusal,
+    State,
+    filter_body,
+    ids,
+    negotiate,
+    pairs,
+    parse_json,
+    wanted_state,
+)
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
@@ -46,6 +57,13 @@ def test_a_value_is_decoded_as_urllib_decodes_it(text: str) -> None:
     value = text.replace("&", "")
     decoded = unquote_to_bytes(value.encode(errors="surrogateescape")).decode(errors="replace")
     assert ids(f"course_run_ids={value}").keys == decoded.split(",")
+
+
+@given(st.lists(st.sampled_from(["course_run_ids=", "course_run_ids", "&", "&", "a", "%", "%2", "C3", "é", ",", "="])))
+def test_a_basket_is_read_as_its_parameters_one_by_one(pieces: list[str]) -> None:
+    query = "".join(pieces)
+    values = [value for name, value in pairs(query) if name == "course_run_ids"]
+    assert ids(query).keys == ([key for value in values for key in value.split(",")] if values else None)
 
 
 @pytest.mark.parametrize("name", ["get_catalogs_containing_specified_content_ids", "get_catalog_list"])
