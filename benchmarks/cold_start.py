@@ -81,7 +81,7 @@ def _is_ready(port: int) -> bool:
 def _heaviest(python: list[str]) -> str:
     """What packages take most of the time of imports, by their own time."""
     spent: Counter[str] = Counter()
-    for line in _said([*python, "-X", "importtime", "-c", "import sidecar.cli, sidecar.process"]).splitlines():
+    for line in _said([*python, "-X", "importtime", "-c", _IMPORTED]).splitlines():
         if match := _LINE.match(line):
             spent[match[2].partition(".")[0]] += int(match[1])
     parts = ", ".join(f"{name} {us / 1000:.0f} ms" for name, us in spent.most_common(HEAVIEST))

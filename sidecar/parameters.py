@@ -107,9 +107,10 @@ def pairs(raw_query: str) -> list[tuple[str, str]]:
 
 def _decoded(raw: bytes) -> str:
     if b"%" in raw:
-        # The two that keys are full of, ten times as fast. Neither makes a new escape with what is around it.
-        common = raw.replace(b"%3A", b":").replace(b"%2B", b"+")
-        raw = unquote_to_bytes(raw) if b"%" in common else common
+        # The two that keys are full of go first, ten times as fast. Neither makes a new escape with what is around it.
+        raw = raw.replace(b"%3A", b":").replace(b"%2B", b"+")
+        if b"%" in raw:
+            raw = unquote_to_bytes(raw)
     return raw.decode(errors="replace")
 
 
