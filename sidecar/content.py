@@ -10,6 +10,7 @@ members, so that whatever it calls included is there when it is asked for by key
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -306,11 +307,16 @@ def _split(given: Iterable[tuple[str, str]], name: str) -> list[str] | None:
     return [key for value in values for key in value.split(",")] if values else None
 
 
-async def _page_question(request: web.Request, restricted: bool) -> PageQuestion:
-    given = pairs(raw_query(request))
-    uuid = catalog_uuid(request.match_info["uuid"])
+def page_question(uuid: str, query: str, url: str, *, restricted: bool) -> PageQuestion:
+    """What a query string asks for of a catalog's documents."""
+    given = pairs(query)
     values = sum(name == "content_keys" for name, _ in given)
-    return PageQuestion(uuid, _split(given, "content_keys"), values, dict(given), absolute_url(request), restricted)
+    return PageQuestion(uuid, _split(given, "content_keys"), values, dict(given), url, restricted)
+
+
+async def _page_question(request: web.Request, restricted: bool) -> PageQuestion:
+    uuid, query = catalog_uuid(request.match_info["uuid"]), raw_query(request)
+    return page_question(uuid, query, absolute_url(request), restricted=restricted)
 
 
 async def _diff_question(request: web.Request, restricted: bool) -> DiffQuestion:
@@ -423,20 +429,22 @@ _COERCE: Final = Parameter(
 )
 
 
-def content_routes(shelves: Shelves, links: Links, walks: Walks) -> tuple[Route, ...]:
-    """The routes, over these shelves."""
-    contents = Contents(shelves, links, walks)
+# Without what answers it.
+PAGE: Final = Route(
+    path="/enterprise-catalogs/{uuid}/get_content_metadata/",
+    formats=("json", "xml"),
+    name="Enterprise Catalog Get Content Metadata",
+    description="View for retrieving all the content metadata associated with a catalog.",
+    redirects=False,
+    gate=Gate(Access.LEARNER, Whose.CATALOG),
+    operations={"GET": _PAGE},
+)
+
+
+def content_routes(contents: Contents) -> tuple[Route, ...]:
+    """The routes."""
     return (
-        Route(
-            path="/enterprise-catalogs/{uuid}/get_content_metadata/",
-            formats=("json", "xml"),
-            name="Enterprise Catalog Get Content Metadata",
-            description="View for retrieving all the content metadata associated with a catalog.",
-            reads=Reads(("GET", "HEAD"), _page_question, fetch=contents.page),
-            redirects=False,
-            gate=Gate(Access.LEARNER, Whose.CATALOG),
-            operations={"GET": _PAGE},
-        ),
+        replace(PAGE, reads=Reads(("GET", "HEAD"), _page_question, fetch=contents.page)),
         Route(
             path="/enterprise-catalogs/{uuid}/generate_diff/",
             formats=("json", "api"),

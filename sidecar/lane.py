@@ -1,15 +1,16 @@
-"""The fast lane: a plain containment question is answered from its bytes, below aiohttp's router. No I/O lives here.
+"""The fast lane: plain questions are answered from their bytes, below aiohttp's router. No I/O lives here.
 
-A question is plain if all of it is known. Its bytes are three parts, and each is looked up as it stands:
+Whether content is contained, and a page of documents: a question is plain if all of it is known. Its bytes are three
+parts, and each is looked up as it stands:
 
-    GET /api/v1/enterprise-catalogs/UUID/contains_content_items/   the path: whose content, in the served generation
-    ?course_run_ids=edX%2BDemoX HTTP/1.1                           the query: which ordinals
+    GET /api/v1/enterprise-catalogs/UUID/contains_content_items/   the path: a place in the served generation
+    ?course_run_ids=edX%2BDemoX HTTP/1.1                           the query: which ordinals, or which page
     Host: ...                                                      the block of headers: who asks
 
 What is not known is not answered: None, and the ordinary handler answers instead. So do questions whose answer is not
-a plain 200. What is known was worked out by the functions that the ordinary handler calls, so that both give the same
-bytes; a block of headers is learned from what aiohttp's own parser made of it, once a connection has sent it twice: a
-keep-alive client repeats it byte for byte, and one that does not would only fill the memory.
+a plain 200, or not in memory. What is known was worked out by the functions that the ordinary handler calls, so that
+both give the same bytes; a block of headers is learned from what aiohttp's own parser made of it, once a connection has
+sent it twice: a keep-alive client repeats it byte for byte, and one that does not would only fill the memory.
 
 Nothing is decided ahead of its time. A block remembers the caller that its token names until the token's `exp`, or
 until the keys change; whether that caller may ask is decided for each question, of the customer whose catalog it is.
@@ -17,25 +18,21 @@ Paths are forgotten with their generation. Queries are kept while dictionaries o
 """
 
 import re
-from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
-import orjson
 from aiohttp import HttpVersion11, hdrs
-from aiohttp.helpers import rfc822_formatted_time
-from aiohttp.http import SERVER_SOFTWARE, RawRequestMessage
-from pyroaring import BitMap
+from aiohttp.http import RawRequestMessage
 
 from sidecar.auth import Tokens
 from sidecar.clock import Clock
-from sidecar.containment import CATALOG, CUSTOMER, ContainsQuestion, ask_customer
+from sidecar.containment import CATALOG, CUSTOMER
+from sidecar.content import PAGE
 from sidecar.contract.index import Dictionary
-from sidecar.contract.words import age_s
 from sidecar.current import Current, Generation
-from sidecar.errors import CatalogError
 from sidecar.handlers import AFTER_TASK, MIN_GENERATION, Route
 from sidecar.metrics import Metrics, Seen
 from sidecar.parameters import Refusal, ids, negotiate
+from sidecar.places import AskPage, CatalogPlace, CustomerPlace, Head, PagePlace, Place, Sent, plain_query
 from sidecar.roles import EVERYBODY
 
 # Everything that is held by its bytes is forgotten, and learned again, when it takes more than this.
@@ -43,13 +40,18 @@ MAX_QUERIES_BYTES: Final = 32 * 1024 * 1024
 MAX_BLOCKS_BYTES: Final = 16 * 1024 * 1024
 # A token with the roles in a hundred customers is 8 KiB long.
 MAX_BLOCK_BYTES: Final = 16 * 1024
-MAX_QUERY_BYTES: Final = 512
 # What an entry takes in memory beside its bytes.
 ENTRY_BYTES: Final = 256
 _UUID: Final = rb"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
-_PATH: Final = re.compile(rb"GET /api/(v1|v2)/enterprise-(catalogs|customer)/%b/contains_content_items/" % _UUID)
-# What RFC 3986 lets a query have; anything else is for the ordinary parser to take or refuse.
-_QUERY: Final = re.compile(rb"([A-Za-z0-9\-._~!$'()*+,;:@/?%&=]+) HTTP/1\.1")
+_ROUTES: Final = {
+    b"catalogs/%b/contains_content_items/": CATALOG,
+    b"customer/%b/contains_content_items/": CUSTOMER,
+    b"catalogs/%b/get_content_metadata/": PAGE,
+}
+_PATHS: Final = tuple(
+    (re.compile(rb"GET (/api/(v1|v2)/enterprise-%b)" % path.replace(b"%b", _UUID)), route)
+    for path, route in _ROUTES.items()
+)
 # Fields that change what is answered, or how a connection goes on, but for those that are handled.
 _MATTERING: Final = frozenset(
     name.lower()
@@ -62,32 +64,33 @@ _MATTERING: Final = frozenset(
 
 
 class Block(NamedTuple):
-    """A block of headers that is known: who asks (None: for every customer), until when, and by which keys."""
+    """A block of headers that is known: whom it is sent to, who asks (None: for every customer), until when, and by
+    which keys.
+    """
 
-    raw: Sequence[tuple[bytes, bytes]]
+    host: str
     customers: frozenset[str] | None
     until_ms: float
     keys: object
-
-
-class Place(Protocol):
-    """What a path leads to, in one generation."""
-
-    customer: str
-    seen: Seen
-
-    def answer(self, ordinals: Sequence[int], query: bytes, now_ms: int) -> bytes | None:
-        """The whole answer; None if it is not a plain one."""
-        ...
 
 
 class Lane:
     """What is known of paths, queries and blocks of headers, and the answers from it."""
 
     def __init__(
-        self, current: Current, clock: Clock, metrics: Metrics, *, tokens: Tokens | None = None, varies: bool = False
+        self,
+        current: Current,
+        clock: Clock,
+        metrics: Metrics,
+        ask_page: AskPage,
+        *,
+        tokens: Tokens | None = None,
+        varies: bool = False,
     ) -> None:
-        """Without `tokens` everybody may ask. `varies`: every answer says that it differs by origin."""
+        """`ask_page`: as the handler asks for a page. Without `tokens` everybody may ask. `varies`: every answer says
+        that it differs by origin.
+        """
+        self._ask_page = ask_page
         self._current = current
         self._tokens = tokens
         self._metrics = metrics
@@ -107,7 +110,11 @@ class Lane:
         """Takes nothing any more: from now on answers end their connections, which the handler's say."""
         self._open = False
 
-    def answer(self, data: bytes) -> bytes | None:
+    def count_unread(self) -> None:
+        """Counts an answer that was broken off, because the client did not read it."""
+        self._metrics.broken_answers.labels("unread").inc()
+
+    def answer(self, data: bytes) -> Sent | None:
         """The answer to a request that is all of `data`; None if it is for the ordinary handler."""
         began_s = self._monotonic()
         path, _, rest = data.partition(b"?")
@@ -118,15 +125,14 @@ class Lane:
         if self._generation is not self._current.generation:
             self._begin_anew()
         place = self._places.get(path) or self._find_place(path)
-        ordinals = self._queries.get(query) or self._read_query(query)
-        if place is None or ordinals is None:
+        if place is None:
             return None
         now_ms = self._now_ms()
         if now_ms >= block.until_ms or (self._tokens is not None and self._tokens.keys is not block.keys):
             return None
         if block.customers is not None and place.customer not in block.customers:
             return None
-        answer = place.answer(ordinals, query, now_ms)
+        answer = place.answer(query, block.host, now_ms)
         if answer is not None:
             place.seen.add(200, self._monotonic() - began_s)
         return answer
@@ -156,18 +162,20 @@ class Lane:
         if not _MATTERING.isdisjoint(name.lower() for name in headers):
             return None
         try:
-            if not all(negotiate(headers.get(hdrs.ACCEPT), None, route.formats) == "json" for route in _ROUTES):
+            accept = headers.get(hdrs.ACCEPT)
+            if any(negotiate(accept, None, route.formats) != "json" for route in _ROUTES.values()):
                 return None
         except Refusal:
             return None
+        host = headers[hdrs.HOST]
         if self._tokens is None:
-            return Block(message.raw_headers, EVERYBODY.customers(CATALOG.gate.access), float("inf"), None)
+            return Block(host, EVERYBODY.customers(CATALOG.gate.access), float("inf"), None)
         known = self._tokens.known(headers.get(hdrs.AUTHORIZATION, ""))
         if known is None:
             return None
         caller, until_s = known
         customers = caller.customers(CATALOG.gate.access)
-        return Block(message.raw_headers, customers, until_s * 1000, self._tokens.keys)
+        return Block(host, customers, until_s * 1000, self._tokens.keys)
 
     def _remember(self, headers: bytes, block: Block) -> None:
         self._blocks_bytes += 4 * len(headers) + ENTRY_BYTES
@@ -189,37 +197,45 @@ class Lane:
 
     def _find_place(self, path: bytes) -> Place | None:
         """What a path leads to; None for what is another route's, badly spelled, not there or not pulled."""
-        generation, match = self._generation, _PATH.fullmatch(path)
+        generation = self._generation
+        matches = ((pattern.fullmatch(path), route) for pattern, route in _PATHS)
+        match, route = next(((match, route) for match, route in matches if match), (None, PAGE))
         if generation is None or match is None:
             return None
-        version, kind, uuid = (text.decode() for text in match.groups())
-        restricted = version == "v2"
+        target, version, uuid = (text.decode() for text in match.groups())
+        seen, restricted, tail = self._seen(route, version), version == "v2", self._tail
         found: Place
-        if kind == "customer":
+        if route is CUSTOMER:
             if uuid not in generation.index.of_customer:
                 return None
-            found = _CustomerPlace(generation, uuid, restricted, self._seen(CUSTOMER, version), self._tail)
+            found = CustomerPlace(uuid, seen, generation, tail, self._ordinals, restricted=restricted)
         else:
             catalog = generation.index.catalogs.get(uuid)
             query = None if catalog is None else catalog.serving
             content = None if query is None else query.v2 if restricted else query.v1
             if catalog is None or query is None or content is None:
                 return None
-            head = _Head(generation.pointer.generation, query.pulled_at_ms, self._tail)
-            seen = self._seen(CATALOG, version)
-            found = _CatalogPlace(catalog.customer, content.contained, head, seen)
+            if route is PAGE:
+                ask, of = self._ask_page, catalog.customer
+                found = PagePlace(of, seen, generation, tail, ask, path=target, uuid=uuid, restricted=restricted)
+            else:
+                head = Head(generation.pointer.generation, query.pulled_at_ms, tail)
+                found = CatalogPlace(catalog.customer, seen, content.contained, head, self._ordinals)
         self._places[path] = found
         return found
 
     def _seen(self, route: Route, version: str) -> Seen:
         return self._metrics.requests.of(f"/api/{version}{route.path}")
 
-    def _read_query(self, query: bytes) -> tuple[int, ...] | None:
+    def _ordinals(self, query: bytes) -> tuple[int, ...] | None:
         """The ordinals that a query asks about, () if it names nothing that is known; None if it is not a plain one."""
-        match = _QUERY.fullmatch(query) if len(query) <= MAX_QUERY_BYTES else None
-        if match is None or b"format" in query or self._dictionary is None:
+        known = self._queries.get(query)
+        if known is not None:
+            return known
+        text = plain_query(query)
+        if text is None or self._dictionary is None:
             return None
-        keys = ids(match[1].decode()).keys
+        keys = ids(text).keys
         if keys is None:
             return None
         ordinals = tuple(ordinal for key in keys for ordinal in self._dictionary.find(key))
@@ -232,89 +248,6 @@ class Lane:
             self._queries_bytes = len(query) + ENTRY_BYTES
         self._queries[query] = ordinals
         return ordinals
-
-
-class _Head:
-    """The head of an answer, up to its length; `text` is good from `since_ms` until before `until_ms`."""
-
-    __slots__ = ("_generation", "_oldest_ms", "_tail", "since_ms", "until_ms")
-
-    def __init__(self, generation: int, oldest_ms: int | None, tail: bytes) -> None:
-        self._generation = generation
-        self._oldest_ms = oldest_ms
-        self._tail = tail
-        self.since_ms = self.until_ms = 0
-
-    def around(self, body: bytes, now_ms: int) -> bytes:
-        """The answer of this body as of now."""
-        self.since_ms = now_ms
-        self.until_ms = now_ms + 1000 - now_ms % 1000
-        age = b""
-        if self._oldest_ms is not None:
-            age = b"X-Catalog-Age: %d\r\n" % age_s(self._oldest_ms, now_ms)
-            self.until_ms = min(self.until_ms, now_ms + 1000 - (now_ms - self._oldest_ms) % 1000)
-        return (
-            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nAllow: GET, HEAD, OPTIONS\r\n"
-            b"Cache-Control: no-store\r\nX-Catalog-Generation: %d\r\n%bContent-Length: %d\r\n"
-            b"Date: %b\r\nServer: %b\r\n%b%b"
-        ) % (self._generation, age, len(body), rfc822_formatted_time().encode(), _SERVER, self._tail, body)
-
-
-class _CatalogPlace:
-    """Implements Place for a catalog: both answers, written once for each second."""
-
-    __slots__ = ("_contained", "_head", "_no", "_since_ms", "_until_ms", "_yes", "customer", "seen")
-
-    def __init__(self, customer: str, contained: BitMap, head: _Head, seen: Seen) -> None:
-        self.customer = customer
-        self.seen = seen
-        self._contained = contained
-        self._head = head
-        self._yes = self._no = b""
-        self._since_ms = self._until_ms = 0
-
-    def answer(self, ordinals: Sequence[int], query: bytes, now_ms: int) -> bytes:
-        if not self._since_ms <= now_ms < self._until_ms:
-            self._write(now_ms)
-        for ordinal in ordinals:
-            if ordinal in self._contained:
-                return self._yes
-        return self._no
-
-    def _write(self, now_ms: int) -> None:
-        self._yes = self._head.around(_YES, now_ms)
-        self._no = self._head.around(_NO, now_ms)
-        self._since_ms, self._until_ms = self._head.since_ms, self._head.until_ms
-
-
-class _CustomerPlace:
-    """Implements Place for a customer; asked as the ordinary handler asks."""
-
-    __slots__ = ("_generation", "_restricted", "_tail", "customer", "seen")
-
-    def __init__(self, generation: Generation, customer: str, restricted: bool, seen: Seen, tail: bytes) -> None:
-        self.customer = customer
-        self.seen = seen
-        self._generation = generation
-        self._restricted = restricted
-        self._tail = tail
-
-    def answer(self, ordinals: Sequence[int], query: bytes, now_ms: int) -> bytes | None:
-        keys, wants_catalogs = ids(query[: -len(_VERSION)].decode())
-        question = ContainsQuestion(self.customer, keys, wants_catalogs, self._restricted)
-        try:
-            found = ask_customer(self._generation, question)
-        except CatalogError:
-            return None
-        head = _Head(self._generation.pointer.generation, found.oldest_ms, self._tail)
-        return head.around(orjson.dumps(found.value), now_ms)
-
-
-_ROUTES: Final = (CATALOG, CUSTOMER)
-_VERSION: Final = b" HTTP/1.1"
-_SERVER: Final = SERVER_SOFTWARE.encode()
-_YES: Final = orjson.dumps({"contains_content_items": True})
-_NO: Final = orjson.dumps({"contains_content_items": False})
 
 
 def _fields(headers: bytes) -> tuple[tuple[bytes, bytes], ...] | None:

@@ -23,6 +23,8 @@ from aiohttp.web_protocol import RequestHandler
 
 from sidecar.intake import within_bounds
 from sidecar.lane import Lane
+from sidecar.places import Sent
+from sidecar.streams import STALL_S
 
 END: Final = b"\r\n\r\n"
 
@@ -30,7 +32,7 @@ END: Final = b"\r\n\r\n"
 class LaneHandler(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_answered", "_between", "_lane", "_last")
+    __slots__ = ("_answered", "_between", "_lane", "_last", "_unread")
 
     def __init__(self, lane: Lane, manager: web.Server, **how: Any) -> None:
         super().__init__(manager, **how)
@@ -38,6 +40,8 @@ class LaneHandler(RequestHandler):
         self._between = True
         # Whether the lane has answered since the connection was last looked at for being idle.
         self._answered = False
+        # Ends a connection on which a page of the lane is not read.
+        self._unread: asyncio.TimerHandle | None = None
         # What the last block of headers that went to aiohttp hashes to.
         self._last = 0
 
@@ -45,11 +49,38 @@ class LaneHandler(RequestHandler):
         if self._between and self._is_idle():
             answer = self._lane.answer(data)
             if answer is not None:
-                assert self.transport is not None
-                self.transport.write(answer)
+                self._send(answer)
                 self._answered = True
                 return
         self._pass_on(data)
+
+    def _send(self, answer: Sent) -> None:
+        assert self.transport is not None
+        if isinstance(answer, bytes):
+            self.transport.write(answer)
+            return
+        self.transport.writelines(answer)
+        if self._paused:
+            # The kernel has not taken all of it. What comes next goes to aiohttp, which waits until it has.
+            self._unread = self._loop.call_later(STALL_S, self._give_up)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._end_wait()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._end_wait()
+        super().connection_lost(exc)
+
+    def _end_wait(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _give_up(self) -> None:
+        if self.transport is not None:
+            self._lane.count_unread()
+            self.transport.abort()
 
     def _is_idle(self) -> bool:
         # _paused: the client does not read what it was answered. aiohttp then stops taking in more, and so must we.

@@ -113,8 +113,10 @@ class Walks:
             use = _Use(listed, now_s, now_s, float("-inf"))
         frame = Frame(use.began, listed, size)
         walked_s = use.walked_s if first else now_s
-        began = listed if use.began is listed else frame.grown
-        since_s = now_s if use.began == listed else use.since_s
+        if use.began == listed:
+            began, since_s = use.began, now_s
+        else:
+            began, since_s = frame.grown, use.since_s
         self._frames[of, size] = _Use(began, since_s, now_s, walked_s)
         self._frames.move_to_end((of, size))
         if len(self._frames) > MAX_FRAMES:

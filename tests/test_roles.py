@@ -25,7 +25,7 @@ from indexer.wiring import Parts
 from sidecar.app import Sidecar
 from sidecar.catalogs import CATALOGS
 from sidecar.containment import CONTAINMENT
-from sidecar.content import content_routes
+from sidecar.content import Contents, content_routes
 from sidecar.queries import QUERIES
 from sidecar.roles import CLOSED
 from sidecar.settings import Settings, SidecarSettings
@@ -396,7 +396,7 @@ def test_the_table_has_every_recorded_actor() -> None:
 
 def test_every_route_states_who_is_let_in() -> None:
     shelves, links, walks = (cast("Any", None) for _ in range(3))
-    routes = (*CONTAINMENT, *CATALOGS, *QUERIES, *content_routes(shelves, links, walks))
+    routes = (*CONTAINMENT, *CATALOGS, *QUERIES, *content_routes(Contents(shelves, links, walks)))
     assert [route.path for route in routes if route.gate == CLOSED] == []
 
 

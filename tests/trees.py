@@ -101,7 +101,10 @@ class World:
     def _answers(self, name: str, *, restricted: bool) -> Answers | None:
         if self.never_pulled(name):
             return None
-        return Answers(self.members(name, restricted=restricted), self.contained(name, restricted=restricted))
+        members = self.members(name, restricted=restricted)
+        # Runs have no document of their own, and what has none is on no page.
+        listed = members.difference(*self.courses.values())
+        return Answers(members, self.contained(name, restricted=restricted), listed)
 
     def _filter(self, name: str) -> object:
         return self.selections[name].content_filter or {"title": name}

@@ -12,17 +12,26 @@ from aiohttp import web
 
 from sidecar.auth import Tokens
 from sidecar.containment import CONTAINMENT
+from sidecar.content import Contents, content_routes
 from sidecar.contract.index import Index
 from sidecar.cors import install
 from sidecar.current import Current, Generation
+from sidecar.disk import Disk
+from sidecar.documents import Links
 from sidecar.edge import measured
 from sidecar.forward import Forwarder
 from sidecar.handlers import api_routes
 from sidecar.lane import Lane
+from sidecar.memory import Memory
 from sidecar.metrics import Metrics
+from sidecar.places import Sent
 from sidecar.protocol import LaneRunner, runner_with
 from sidecar.settings import AuthSettings
+from sidecar.shelves import Shelves
 from sidecar.store import Pointer
+from sidecar.store.memory import MemoryStore
+from sidecar.tiers import Tiers
+from sidecar.walks import Walks
 from tests.fakes import FakeClock
 from tests.tokens import AUDIENCE, ISSUER, SECRET, claims_of, jwk, keyring, signed
 from tests.trees import Catalog, Selection, World
@@ -57,7 +66,7 @@ class CountingLane(Lane):
 
     answers = 0
 
-    def answer(self, data: bytes) -> bytes | None:
+    def answer(self, data: bytes) -> Sent | None:
         answer = super().answer(data)
         self.answers += answer is not None
         return answer
@@ -75,6 +84,15 @@ class Transport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += data
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def abort(self) -> None:
+        self.closed = True
 
     def is_closing(self) -> bool:
         return self.closed
@@ -99,10 +117,17 @@ class Rig:
         self.metrics = Metrics()
         trusting = AuthSettings(mode="jwt", issuer=ISSUER, audience=AUDIENCE, hs256_secret=SECRET)
         tokens = Tokens(trusting, self.keyring, self.clock) if authenticated else None
-        self.lane = CountingLane(self.current, self.clock, self.metrics, tokens=tokens, varies=bool(origins))
+        self.store = MemoryStore()
+        self.memory = Memory(2**24)
+        tiers = Tiers(self.memory, Disk(None, self.metrics), self.store, self.metrics)
+        contents = Contents(Shelves(tiers), Links("https://lms", "https://portal", ""), Walks(self.clock))
+        self.lane = CountingLane(
+            self.current, self.clock, self.metrics, contents.page, tokens=tokens, varies=bool(origins)
+        )
         app = web.Application(middlewares=[measured(self.metrics, self.clock)])
         forwarder = Forwarder("http://127.0.0.1:1", self.current, self.metrics)
-        app.add_routes(api_routes(CONTAINMENT, self.current, forwarder, self.clock, tokens=tokens))
+        routes = (*CONTAINMENT, *content_routes(contents))
+        app.add_routes(api_routes(routes, self.current, forwarder, self.clock, tokens=tokens))
         install(app, origins)
         self.runner: LaneRunner = runner_with(self.lane, app)
         self.generation = 0
@@ -116,6 +141,7 @@ class Rig:
         """Another generation, with this content."""
         self.generation += 1
         tree = content.tree(generation=self.generation)
+        self.store.objects.update({digest: sealed.data for digest, sealed in tree.objects.items()})
         before = self.current.generation
         index = Index.assemble(tree.root, tree.records(), None if before is None else before.index)
         self.current.swap(Generation.of(Pointer(1, self.generation, tree.root), index, before))
@@ -178,6 +204,11 @@ def question(
     """A plain question, with the headers of a client that keeps its connection."""
     path = f"/api/v{v}/enterprise-{whose}/{uuid}/contains_content_items/"
     return f"GET {path}?{query} HTTP/1.1\r\nHost: sidecar:18160\r\nAccept: */*\r\n{headers}\r\n".encode()
+
+
+def page(uuid: UUID = ONE, query: str = "page_size=2", *, headers: str = "", v: int = 1) -> bytes:
+    """A page of documents is asked for, by the same client."""
+    return question(uuid, query, headers=headers, v=v).replace(b"contains_content_items", b"get_content_metadata")
 
 
 def authorized(actor: str = "operator", **claims: Any) -> str:

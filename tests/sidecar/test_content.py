@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from indexer.registry import catalogs, pulls
 from sidecar.app import Sidecar
-from sidecar.content import MAX_KEYS, NO_KEYS, TOO_MANY_KEYS_OF_DIFF, content_routes
+from sidecar.content import MAX_KEYS, NO_KEYS, TOO_MANY_KEYS_OF_DIFF, Contents, content_routes
 from sidecar.contract.index import Dictionary
 from sidecar.contract.records import Metadata, Segment, open_record
 from sidecar.contract.words import ContentType
@@ -475,7 +475,7 @@ class TestAStateThatTheCallerKnowsOf:
             assert (await rig.client.get(path, headers={"X-After-Task": str(before)})).status == 200
 
     async def test_that_does_not_come_cannot_be_told(self, rig: Rig) -> None:
-        contents = content_routes(Shelves(rig.sidecar.tiers), Links("", "", ""), Walks(FakeClock()))
+        contents = content_routes(Contents(Shelves(rig.sidecar.tiers), Links("", "", ""), Walks(FakeClock())))
         app = web.Application()
         for route in contents:
             handler = Handler(route, rig.sidecar.current, FakeClock(), restricted=False, wait_s=0.01)

@@ -11,7 +11,22 @@ from prometheus_client import generate_latest
 
 from sidecar import lane as module
 from sidecar.keys import parse
-from tests.sidecar.lanes import C0, C1, DUE, HIDDEN, NOW_MS, ONE, RUN, TWO, Rig, authorized, question, undated, world
+from tests.sidecar.lanes import (
+    C0,
+    C1,
+    DUE,
+    HIDDEN,
+    NOW_MS,
+    ONE,
+    RUN,
+    TWO,
+    Rig,
+    authorized,
+    page,
+    question,
+    undated,
+    world,
+)
 from tests.tokens import jwk, jwks
 from tests.trees import Selection, World
 
@@ -118,6 +133,60 @@ async def test_a_customers_catalogs_are_asked_in_the_lane(unlocked: Rig, query: 
 )
 async def test_everything_else_is_left_to_the_handler(unlocked: Rig, data: bytes) -> None:
     await same(unlocked, data, taken=False)
+
+
+@pytest.mark.parametrize(
+    "query, shown",
+    [
+        ("page_size=2", 2),
+        ("page_size=2&page=2", 1),
+        ("page_size=100&page=last", 3),
+        ("content_keys=edX%2BA&content_keys=no", 1),
+        ("page=1", 3),
+    ],
+)
+async def test_pages_are_answered_in_the_lane_once_memory_has_them(rig: Rig, query: str, shown: int) -> None:
+    data = page(query=query, headers=authorized())
+    assert (await same(rig, data)).count(b'"key"') == shown
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["page=9", "page_size=2&format=xml", "page_size=x&page=y", "&".join(f"content_keys={n}" for n in range(40))],
+)
+async def test_pages_that_are_refused_or_odd_are_left_to_the_handler(rig: Rig, query: str) -> None:
+    await same(rig, page(query=query, headers=authorized()), taken=False)
+
+
+async def test_a_page_that_memory_has_lost_is_left_to_the_handler(rig: Rig) -> None:
+    data = page(headers=authorized())
+    await same(rig, data)
+    rig.memory._held.clear()
+    await same(rig, data, taken=True)
+    connection = await rig.connection(lane=True)
+    rig.memory._held.clear()
+    assert not await rig.taken(connection, data)
+    assert await rig.taken(connection, data)
+
+
+async def test_links_to_pages_name_the_host_that_was_asked(rig: Rig) -> None:
+    for host in (b"sidecar:18160", b"another.example.org"):
+        data = page(headers=authorized()).replace(b"sidecar:18160", host)
+        assert b'"next":"http://%b/api/v1/' % host in await same(rig, data)
+
+
+async def test_a_page_of_another_customers_catalog_is_not_shown(rig: Rig) -> None:
+    await same(rig, page(ONE, headers=authorized("learner_c0")))
+    assert b" 403 " in await same(rig, page(TWO, headers=authorized("learner_c0")), taken=False)
+
+
+async def test_pages_follow_the_generation(rig: Rig) -> None:
+    data = page(headers=authorized())
+    before = await same(rig, data)
+    rig.serve(world(swapped=True))
+    after = await same(rig, data)
+    assert b"edX+A" in before
+    assert b"edX+A" not in after
 
 
 async def test_a_block_of_headers_is_learned_once_a_connection_has_repeated_it(unlocked: Rig) -> None:

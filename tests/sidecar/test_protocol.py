@@ -25,6 +25,7 @@ from tests.sidecar.lanes import (
     Rig,
     Transport,
     authorized,
+    page,
     question,
     settled,
     undated,
@@ -100,18 +101,29 @@ PATHS: Final = (
     f"/api/v1/enterprise-catalogs/{ONE}/contains_content_items",
     f"/api/v1/enterprise-catalogs/{ONE}/contains_content_items.json",
     f"/api/v1/enterprise-customer/{C0}/filter_content_items/",
+    f"/api/v1/enterprise-catalogs/{ONE}/get_content_metadata/",
+    f"/api/v1/enterprise-catalogs/{ONE}/get_content_metadata",
     f"//api/v1/enterprise-catalogs/{ONE}/contains_content_items/",
     f"/api/v1/../v1/enterprise-catalogs/{ONE}/contains_content_items/",
     f"http://sidecar:18160/api/v1/enterprise-catalogs/{ONE}/contains_content_items/",
     "*",
     "/",
 )
-plain = st.builds(
-    question,
-    st.sampled_from((ONE, TWO)),
-    st.sampled_from(QUERIES[:5]),
-    headers=st.sampled_from(LEARNED),
-    v=st.sampled_from((1, 2)),
+plain = st.one_of(
+    st.builds(
+        question,
+        st.sampled_from((ONE, TWO)),
+        st.sampled_from(QUERIES[:5]),
+        headers=st.sampled_from(LEARNED),
+        v=st.sampled_from((1, 2)),
+    ),
+    st.builds(
+        page,
+        st.sampled_from((ONE, TWO)),
+        st.sampled_from(("page_size=1", "page_size=1&page=2", "page=1", "page=9", "traverse_pagination=1", "a=b")),
+        headers=st.sampled_from(LEARNED),
+        v=st.sampled_from((1, 2)),
+    ),
 )
 
 
@@ -313,6 +325,30 @@ async def test_a_client_that_does_not_read_is_not_answered_without_end(rig: Rig)
     for _ in range(200):
         await settled()
     assert connection.reading
+
+
+async def test_a_page_that_nobody_reads_ends_its_connection(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = await warm(rig)
+    for _ in range(2):
+        await rig.send(connection, page())
+    protocol: Any = connection.protocol
+    for reads in (True, False):
+        monkeypatch.setattr(connection, "writelines", lambda _: protocol.pause_writing())
+        assert not connection.closed
+        before = rig.lane.answers
+        protocol.data_received(page())
+        assert rig.lane.answers == before + 1
+        assert protocol._unread is not None
+        if reads:
+            protocol.resume_writing()
+            assert protocol._unread is None
+        else:
+            protocol._give_up()
+            assert connection.closed
+    value = rig.metrics.registry.get_sample_value
+    assert value("catalog_sidecar_broken_answers_total", {"reason": "unread"}) == 1
+    rig.end(connection)
+    assert protocol._unread is None
 
 
 async def test_a_connection_that_the_lane_answers_on_is_not_idle(rig: Rig) -> None:
