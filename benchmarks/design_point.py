@@ -14,11 +14,13 @@ import argparse
 import asyncio
 import contextlib
 import http.client
+import os
 import platform
 import random
 import shutil
 import signal
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -98,6 +100,37 @@ async def _moving(folder: Path, tree: Tree) -> Figures:
                 figures["peak_mib"] = memory_mib(process, "VmHWM")
         await store.close()
     return figures
+
+
+@contextlib.contextmanager
+def serving(folder: Path, tree: Tree, core: int) -> Iterator[tuple[int, int]]:
+    """A sidecar on a core that has loaded a tree from Redis and copied it: its port and its process."""
+    folder.mkdir()
+    with _redis(folder) as redis:
+        asyncio.run(_fill(redis, tree))
+        with _sidecar(folder, redis) as (process, ask):
+            ask.until_ready()
+            port = port_of(process)
+            assert port is not None
+            while sqlite_pointer(folder / "sidecar.db") is None:
+                time.sleep(0.1)
+            os.sched_setaffinity(process, {core})
+            yield port, process
+
+
+async def _fill(redis: int, tree: Tree) -> None:
+    store = open_store(f"redis://127.0.0.1:{redis}/0", writable=True)
+    await store.put([Sealed(digest, data) for digest, (_, data) in tree.objects.items()])
+    await store.move(Pointer(1, 1, tree.root))
+    await store.close()
+
+
+def sqlite_pointer(copy: Path) -> int | None:
+    """The generation that a disk copy holds in full."""
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(f"file:{copy}?mode=ro", uri=True)) as c:
+        row = c.execute("SELECT generation FROM pointer").fetchone()
+        return None if row is None else int(row[0])
+    return None
 
 
 def _lookups() -> Figures:
