@@ -220,7 +220,7 @@ class CatalogClient:
                 except ClientError as error:
                     call = steps.throw(error)
                 else:
-                    basis = basis.joined(answer)
+                    basis = basis.joined(answer.basis)
                     call = steps.send(answer)
         except StopIteration as end:
             result: T = end.value

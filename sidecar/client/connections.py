@@ -26,7 +26,7 @@ from types import MethodDescriptorType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from sidecar.client.errors import CannotTell
-from sidecar.client.exchange import Address, Answer, Call, process
+from sidecar.client.exchange import Address, Answer, Basis, Call, process
 from sidecar.client.wire import END, block_of, head_of, host_of, request_of
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ class Connection:
         """What came, at most so much; nothing at the end. Raises TimeoutError at the deadline."""
         assert self._socket is not None
         try:
-            data = self._socket.recv(size) if self._has_a_moment() else self._received(size)
+            has_a_moment = self._plain and self._until_s - time.monotonic() > MOMENT_S
+            data = self._socket.recv(size) if has_a_moment else self._received(size)
         except BlockingIOError:
             data = self._received(size)
         if data:
@@ -115,7 +116,7 @@ class Connection:
             body = self._completed(body, head.length)
         # What is too much belongs to no request.
         self.reusable = head.lasts and len(body) == head.length
-        return Answer(head.status, head.headers, body[: head.length])
+        return Answer(head.status, head.headers, body[: head.length], head.basis)
 
     def _completed(self, begun: bytes, length: int) -> bytes:
         pieces, missing = [begun], length - len(begun)
@@ -135,12 +136,14 @@ class Connection:
         finally:
             response.close()
         self.reusable = not response.will_close
-        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, headers, body, Basis.of(headers))
 
     def _send(self, request: bytes) -> None:
         assert self._socket is not None
         try:
-            sent = self._socket.send(request) if self._has_a_moment() else 0
+            has_a_moment = self._plain and self._until_s - time.monotonic() > MOMENT_S
+            sent = self._socket.send(request) if has_a_moment else 0
         except BlockingIOError:
             sent = 0
         except (BrokenPipeError, ConnectionResetError):
@@ -154,10 +157,6 @@ class Connection:
     def _received(self, size: int) -> bytes:
         with self._limited() as limited:
             return limited.recv(size)
-
-    def _has_a_moment(self) -> bool:
-        """Whether the kernel may wait. Raises TimeoutError if the deadline has passed."""
-        return self._left_s() > MOMENT_S and self._plain
 
     @contextmanager
     def _limited(self) -> Iterator[socket.socket]:

@@ -74,14 +74,6 @@ class Call(NamedTuple):
         return f"{self.path}?{self.query}" if self.query else self.path
 
 
-class Answer(NamedTuple):
-    """What came back; the names of headers are in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
 class Basis(NamedTuple):
     """What an answer rests on: the generation that was asked (the lowest, if several requests were needed), and the
     seconds since the oldest pull. `pending`: a write was made, and this sidecar does not show it yet.
@@ -91,14 +83,17 @@ class Basis(NamedTuple):
     age_s: int | None = None
     pending: bool = False
 
-    def joined(self, answer: Answer) -> "Basis":
-        """The basis of this and of one more answer."""
-        headers = answer.headers
-        one = Basis(
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> "Basis":
+        """What the headers of one answer say, their names in lower case."""
+        return cls(
             _number(headers.get("x-catalog-generation")),
             _number(headers.get("x-catalog-age")),
             "x-catalog-published" in headers,
         )
+
+    def joined(self, one: "Basis") -> "Basis":
+        """The basis of what rests on this, and on one more answer."""
         if self is UNKNOWN:
             return one
         return Basis(
@@ -106,6 +101,15 @@ class Basis(NamedTuple):
             max((n for n in (self.age_s, one.age_s) if n is not None), default=None),
             self.pending or one.pending,
         )
+
+
+class Answer(NamedTuple):
+    """What came back; the names of headers are in lower case. `basis` is what they say of it."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    basis: Basis
 
 
 UNKNOWN: Final = Basis()

@@ -11,7 +11,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from sidecar.client.exchange import Address
+from sidecar.client.exchange import Address, Basis
 
 # A worker sees few heads: they differ in the generation, in the age, and by the second.
 _HEADS: Final = 64
@@ -25,10 +25,11 @@ END: Final = b"\r\n\r\n"
 
 
 class Head(NamedTuple):
-    """The head of a plain answer; the names of headers are in lower case. `lasts`: the connection does."""
+    """The head of a plain answer, as `Answer` has it; its body's length, and whether the connection `lasts`."""
 
     status: int
     headers: Mapping[str, str]
+    basis: Basis
     length: int
     lasts: bool
 
@@ -77,9 +78,8 @@ def _read(head: bytes) -> Head | None:
     length = headers.get("content-length", "")
     if not (length.isascii() and length.isdigit()):
         return None
-    return Head(
-        int(match[1]), MappingProxyType(headers), int(length), "close" not in headers.get("connection", "").lower()
-    )
+    lasts = "close" not in headers.get("connection", "").lower()
+    return Head(int(match[1]), MappingProxyType(headers), Basis.of(headers), int(length), lasts)
 
 
 _known = lru_cache(_HEADS)(_read)
