@@ -132,7 +132,7 @@ def headers_of(call: Call, how: Reading | Writing, token: Token) -> dict[str, st
     """The headers of a request, in the order in which they are sent: what is always the same comes first."""
     headers = {"User-Agent": USER_AGENT, "Accept": "application/json"}
     if token is not None:
-        headers["Authorization"] = f"JWT {token() if callable(token) else token}"
+        headers["Authorization"] = f"JWT {token if isinstance(token, str) else token()}"
     if call.body is not None:
         headers["Content-Type"] = "application/json"
     if (generation := how.get("min_generation")) is not None:

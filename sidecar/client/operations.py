@@ -62,13 +62,17 @@ class Operations:
         path = f"{self._api}/enterprise-catalogs/{_segment(catalog)}/contains_content_items/"
         for query in _queries("course_run_ids", ids):
             call = Call("GET", path, query)
-            answer = yield call
-            contained = _CONTAINED.get(answer.body) if answer.status == 200 else None
-            if contained is None:
-                contained = _member(call, _told(call, answer), "contains_content_items", bool)
-            if contained:
+            if contained_of(call, (yield call)):
                 return True
         return False
+
+    def catalog_contains_one(self, catalog: Id, ids: Ids) -> Call | None:
+        """All of `catalog_contains` as one request, whose answer `contained_of` reads, if `ids` are one key."""
+        key = ids[0] if isinstance(ids, list) and len(ids) == 1 else ids
+        if not isinstance(key, str):
+            return None
+        path = f"{self._api}/enterprise-catalogs/{_segment(catalog)}/contains_content_items/"
+        return Call("GET", path, f"course_run_ids={_quoted(key)}")
 
     def customer_contains(self, customer: Id, ids: Ids) -> Steps[Json]:
         path = f"{self._api}/enterprise-customer/{_segment(customer)}/contains_content_items/"
@@ -200,6 +204,12 @@ def _catalog(catalog: Id) -> str:
     return f"/api/v1/enterprise-catalogs/{_segment(catalog)}/"
 
 
+def contained_of(call: Call, answer: Answer) -> bool:
+    """What an answer says of a catalog. Raises what `error_of` makes of it, and CannotTell for another form."""
+    contained = _CONTAINED.get(answer.body) if answer.status == 200 else None
+    return _member(call, _told(call, answer), "contains_content_items", bool) if contained is None else contained
+
+
 def text_of(of: Id) -> str:
     """The uuid of a customer or a catalog, or a key, as text."""
     return of if isinstance(of, str) else str(getattr(of, "uuid", of))
@@ -212,14 +222,9 @@ def _segment(of: Id) -> str:
     return text if _USUAL_KEY.fullmatch(text) else quote(text, safe=":+")
 
 
-def _queries(name: str, ids: Ids, **fixed: str) -> Iterable[str]:
+def _queries(name: str, ids: Ids, **fixed: str) -> Iterator[str]:
     """As few query strings as have room for all ids; one also for none, which the service then refuses."""
-    if isinstance(ids, list) and len(ids) == 1 and isinstance(ids[0], str) and not fixed:
-        return (f"{name}={_quoted(ids[0])}",)
-    return _chunks(name, ids, urlencode(fixed) if fixed else "")
-
-
-def _chunks(name: str, ids: Ids, ending: str) -> Iterator[str]:
+    ending = urlencode(fixed) if fixed else ""
     pieces: list[str] = []
     size = len(ending)
     for one in [ids] if isinstance(ids, str) else ids:

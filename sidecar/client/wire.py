@@ -20,6 +20,7 @@ _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _HEAD: Final = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2})(?: [^\r\n\0]*)?\r\n((?:" + _TOKEN + rb":[^\r\n\0]*\r\n)+)\r\n")
 _WITHOUT_BODY: Final = frozenset({204, 304})
 _WITHOUT_LENGTH: Final = frozenset({"GET", "HEAD", "DELETE"})
+_VISIBLE: Final = bytes(range(0x21, 0x7F))
 _VALUE: Final = re.compile(r"[ \t!-~\x80-\xff]*")
 END: Final = b"\r\n\r\n"
 
@@ -51,11 +52,12 @@ def block_of(headers: Mapping[str, str]) -> bytes:
 
 def request_of(method: str, target: str, block: bytes, body: bytes | None) -> bytes:
     """A request whose headers are this block. Raises ValueError for a target that would be more than one."""
-    if " " in target or not target.isprintable():
-        raise ValueError(f"{target!r:.200} cannot be asked for")
     line = f"{method} {target} HTTP/1.1\r\n".encode("ascii")
+    # What is not visible of a line: its two spaces and its end.
+    if line.translate(None, _VISIBLE) != b"  \r\n":
+        raise ValueError(f"{target!r:.200} cannot be asked for")
     if body is None and method in _WITHOUT_LENGTH:
-        return line + block + b"\r\n"
+        return b"".join((line, block, b"\r\n"))
     return b"%b%bContent-Length: %d\r\n\r\n%b" % (line, block, len(body or b""), body or b"")
 
 
