@@ -48,15 +48,16 @@ class Broken(Exception):
 
 class Connection:
     """One connection, made when it is first used. `reusable`: another request may follow, because the last answer came
-    whole and did not say goodbye.
+    whole and did not say goodbye. `look` finds nothing on an idle one, unless its other end has closed it, or has said
+    something unasked.
     """
 
     def __init__(self, address: Address) -> None:
         self.process = process()
         self.reusable = False
+        self.look = select.poll()
         self._address = address
         self._socket: socket.socket | None = None
-        self._idle: select.poll | None = None
         self._until_s = 0.0
         self._heard = False
         # Whether the socket is the kernel's own, which waits for a moment by itself.
@@ -80,12 +81,6 @@ class Connection:
             if not self._heard:
                 raise Broken(f"{type(error).__name__}: {error}") from error
             raise CannotTell(f"{call}: the answer broke off, or is no HTTP: {type(error).__name__}") from error
-
-    @property
-    def quiet(self) -> bool:
-        """Whether the other end has neither closed an idle connection nor said something unasked."""
-        assert self._idle is not None
-        return not self._idle.poll(0)
 
     def receive(self, size: int) -> bytes:
         """What came, at most so much; nothing at the end. Raises TimeoutError at the deadline."""
@@ -184,8 +179,7 @@ class Connection:
             raise CannotTell(f"{call}: nothing was sent, no connection before the deadline") from error
         except OSError as error:
             raise CannotTell(f"{call}: nothing was sent, nobody answers there: {error}") from error
-        self._idle = select.poll()
-        self._idle.register(self._socket, select.POLLIN)
+        self.look.register(self._socket, select.POLLIN)
         if isinstance(type(self._socket).recv, MethodDescriptorType):
             with suppress(OSError):
                 for limit in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
@@ -275,7 +269,10 @@ class Pool:
         came. The rest has a connection of its own from the beginning: one that was kept may be closed by the other end
         just then, which cannot be told from a request that was lost.
         """
-        block = self._block(headers)
+        known, block = self._written
+        if headers != known:
+            block = block_of({"Host": host_of(self._address), **headers})
+            self._written = headers, block
         connection = self._take() if call.repeatable else Connection(self._address)
         try:
             return self._over(connection, call, block, until_s)
@@ -297,13 +294,6 @@ class Pool:
             except IndexError:
                 return
 
-    def _block(self, headers: Mapping[str, str]) -> bytes:
-        known, block = self._written
-        if headers != known:
-            block = block_of({"Host": host_of(self._address), **headers})
-            self._written = headers, block
-        return block
-
     def _over(self, connection: Connection, call: Call, block: bytes, until_s: float) -> Answer:
         try:
             return connection.exchange(call, block, until_s)
@@ -321,7 +311,7 @@ class Pool:
         try:
             while True:
                 connection = self._idle.pop()
-                if connection.quiet:
+                if not connection.look.poll(0):
                     return connection
                 connection.end()
         except IndexError:

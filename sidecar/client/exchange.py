@@ -142,9 +142,8 @@ def headers_of(call: Call, how: Reading | Writing, token: Token) -> dict[str, st
     return headers
 
 
-def process() -> int:
-    """The process that this is: after a fork another one, whose connections are its own."""
-    return os.getpid()
+# The process that this is: after a fork another one, whose connections are its own.
+process: Final = os.getpid
 
 
 def _number(text: str | None) -> int | None:
