@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from sidecar.client.errors import CannotTell
 from sidecar.client.exchange import Address, Answer, Basis, Call, process
-from sidecar.client.wire import END, block_of, head_of, host_of, request_of
+from sidecar.client.wire import END, block_of, head_of, host_of, request_of, whole_of
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -102,6 +102,10 @@ class Connection:
 
     def _answer(self, call: Call) -> Answer:
         data = self.receive(FIRST_BYTES)
+        whole = whole_of(data)
+        if whole is not None and call.method != "HEAD":
+            answer, self.reusable = whole
+            return answer
         end = data.find(END) + len(END)
         head = head_of(data[:end]) if end >= len(END) else None
         if head is None or call.method == "HEAD":

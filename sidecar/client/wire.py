@@ -11,11 +11,14 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from sidecar.client.exchange import Address, Basis
+from sidecar.client.exchange import Address, Answer, Basis
 
 # A worker sees few heads: they differ in the generation, in the age, and by the second.
 _HEADS: Final = 64
 _MAX_KNOWN_BYTES: Final = 1024
+# Of answers to containment questions there are two for each head. What is longer hardly comes twice.
+_ANSWERS: Final = 2 * _HEADS
+_MAX_KNOWN_ANSWER_BYTES: Final = 512
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _HEAD: Final = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2})(?: [^\r\n\0]*)?\r\n((?:" + _TOKEN + rb":[^\r\n\0]*\r\n)+)\r\n")
 _WITHOUT_BODY: Final = frozenset({204, 304})
@@ -66,6 +69,19 @@ def head_of(head: bytes) -> Head | None:
     return _known(head) if len(head) <= _MAX_KNOWN_BYTES else _read(head)
 
 
+def whole_of(data: bytes) -> tuple[Answer, bool] | None:
+    """A plain answer that is short and all of `data`, and whether its connection lasts; None for any other."""
+    return _known_whole(data) if len(data) <= _MAX_KNOWN_ANSWER_BYTES else None
+
+
+def _read_whole(data: bytes) -> tuple[Answer, bool] | None:
+    head_bytes, end, body = data.partition(END)
+    head = head_of(head_bytes + end)
+    if head is None or len(body) != head.length:
+        return None
+    return Answer(head.status, head.headers, body, head.basis), head.lasts
+
+
 def _read(head: bytes) -> Head | None:
     match = _HEAD.fullmatch(head)
     if match is None or int(match[1]) in _WITHOUT_BODY:
@@ -85,3 +101,4 @@ def _read(head: bytes) -> Head | None:
 
 
 _known = lru_cache(_HEADS)(_read)
+_known_whole = lru_cache(_ANSWERS)(_read_whole)
