@@ -56,6 +56,8 @@ class CatalogClient:
         """
         self._pool = Pool(Address.parse(url))
         self._token = token
+        # Those of a question that says nothing of how it is asked; None if the token has to be asked for every time.
+        self._usual_headers = None if callable(token) else headers_of(Call("GET", ""), {}, token)
         self._operations = Operations(version)
         self._question_s = timeout_s
         self._long_s = long_timeout_s
@@ -219,7 +221,9 @@ class CatalogClient:
         basis = UNKNOWN
         until_s = time.monotonic() + how.get("timeout_s", default_s)
         try:
-            answer = self._pool.exchange(call, headers_of(call, how, self._token), until_s)
+            usual = None if how else self._usual_headers
+            headers = headers_of(call, how, self._token) if usual is None else usual
+            answer = self._pool.exchange(call, headers, until_s)
             basis = answer.basis
             return answer
         finally:

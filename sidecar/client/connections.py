@@ -274,7 +274,7 @@ class Pool:
         just then, which cannot be told from a request that was lost.
         """
         known, block = self._written
-        if headers != known:
+        if headers is not known and headers != known:
             block = block_of({"Host": host_of(self._address), **headers})
             self._written = headers, block
         connection = self._take() if call.repeatable else Connection(self._address)
