@@ -59,7 +59,8 @@ def measure(bench: Bench) -> list[Row]:
             "requests": with_requests,
         }
         asked = itertools.cycle(world.questions)
-        wrong = [(c, k) for c, k in world.questions[:200] if ways["sidecar.client"](c, k) is not bool(ways[PEER](c, k))]
+        # All of them: a sidecar reads a query once, and its first round would be another one than those that follow.
+        wrong = [(c, k) for c, k in world.questions if ways["sidecar.client"](c, k) is not bool(ways[PEER](c, k))]
         if wrong:
             raise Spoiled(f"the sidecar and Redis do not have the same: {wrong[:3]}")
         taken = interleaved(bench.rounds, {name: _timed(call, asked, calls) for name, call in ways.items()})

@@ -263,7 +263,7 @@ class AsyncCatalogClient:
                 except ClientError as error:
                     call = steps.throw(error)
                 else:
-                    basis = basis.joined(answer)
+                    basis = basis.joined(answer.basis)
                     call = steps.send(answer)
         except StopIteration as end:
             result: T = end.value
@@ -297,7 +297,7 @@ class AsyncCatalogClient:
         async with session.request(call.method, url, headers=headers, data=body, allow_redirects=False) as response:
             text = await response.read()
             named = {name.lower(): value for name, value in response.headers.items()}
-            return Answer(response.status, named, text)
+            return Answer(response.status, named, text, Basis.of(named))
 
     @property
     def _host(self) -> str:

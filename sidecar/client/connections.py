@@ -26,8 +26,8 @@ from types import MethodDescriptorType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from sidecar.client.errors import CannotTell
-from sidecar.client.exchange import Address, Answer, Call, process
-from sidecar.client.wire import END, block_of, head_of, host_of, request_of
+from sidecar.client.exchange import Address, Answer, Basis, Call, process
+from sidecar.client.wire import END, block_of, head_of, host_of, request_of, whole_of
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -48,15 +48,16 @@ class Broken(Exception):
 
 class Connection:
     """One connection, made when it is first used. `reusable`: another request may follow, because the last answer came
-    whole and did not say goodbye.
+    whole and did not say goodbye. `look` finds nothing on an idle one, unless its other end has closed it, or has said
+    something unasked.
     """
 
     def __init__(self, address: Address) -> None:
         self.process = process()
         self.reusable = False
+        self.look = select.poll()
         self._address = address
         self._socket: socket.socket | None = None
-        self._idle: select.poll | None = None
         self._until_s = 0.0
         self._heard = False
         # Whether the socket is the kernel's own, which waits for a moment by itself.
@@ -81,17 +82,12 @@ class Connection:
                 raise Broken(f"{type(error).__name__}: {error}") from error
             raise CannotTell(f"{call}: the answer broke off, or is no HTTP: {type(error).__name__}") from error
 
-    @property
-    def quiet(self) -> bool:
-        """Whether the other end has neither closed an idle connection nor said something unasked."""
-        assert self._idle is not None
-        return not self._idle.poll(0)
-
     def receive(self, size: int) -> bytes:
         """What came, at most so much; nothing at the end. Raises TimeoutError at the deadline."""
         assert self._socket is not None
         try:
-            data = self._socket.recv(size) if self._has_a_moment() else self._received(size)
+            has_a_moment = self._plain and self._until_s - time.monotonic() > MOMENT_S
+            data = self._socket.recv(size) if has_a_moment else self._received(size)
         except BlockingIOError:
             data = self._received(size)
         if data:
@@ -106,6 +102,10 @@ class Connection:
 
     def _answer(self, call: Call) -> Answer:
         data = self.receive(FIRST_BYTES)
+        whole = whole_of(data)
+        if whole is not None and call.method != "HEAD":
+            answer, self.reusable = whole
+            return answer
         end = data.find(END) + len(END)
         head = head_of(data[:end]) if end >= len(END) else None
         if head is None or call.method == "HEAD":
@@ -115,7 +115,7 @@ class Connection:
             body = self._completed(body, head.length)
         # What is too much belongs to no request.
         self.reusable = head.lasts and len(body) == head.length
-        return Answer(head.status, head.headers, body[: head.length])
+        return Answer(head.status, head.headers, body[: head.length], head.basis)
 
     def _completed(self, begun: bytes, length: int) -> bytes:
         pieces, missing = [begun], length - len(begun)
@@ -135,12 +135,14 @@ class Connection:
         finally:
             response.close()
         self.reusable = not response.will_close
-        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, headers, body, Basis.of(headers))
 
     def _send(self, request: bytes) -> None:
         assert self._socket is not None
         try:
-            sent = self._socket.send(request) if self._has_a_moment() else 0
+            has_a_moment = self._plain and self._until_s - time.monotonic() > MOMENT_S
+            sent = self._socket.send(request) if has_a_moment else 0
         except BlockingIOError:
             sent = 0
         except (BrokenPipeError, ConnectionResetError):
@@ -154,10 +156,6 @@ class Connection:
     def _received(self, size: int) -> bytes:
         with self._limited() as limited:
             return limited.recv(size)
-
-    def _has_a_moment(self) -> bool:
-        """Whether the kernel may wait. Raises TimeoutError if the deadline has passed."""
-        return self._left_s() > MOMENT_S and self._plain
 
     @contextmanager
     def _limited(self) -> Iterator[socket.socket]:
@@ -185,8 +183,7 @@ class Connection:
             raise CannotTell(f"{call}: nothing was sent, no connection before the deadline") from error
         except OSError as error:
             raise CannotTell(f"{call}: nothing was sent, nobody answers there: {error}") from error
-        self._idle = select.poll()
-        self._idle.register(self._socket, select.POLLIN)
+        self.look.register(self._socket, select.POLLIN)
         if isinstance(type(self._socket).recv, MethodDescriptorType):
             with suppress(OSError):
                 for limit in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
@@ -276,7 +273,10 @@ class Pool:
         came. The rest has a connection of its own from the beginning: one that was kept may be closed by the other end
         just then, which cannot be told from a request that was lost.
         """
-        block = self._block(headers)
+        known, block = self._written
+        if headers is not known and headers != known:
+            block = block_of({"Host": host_of(self._address), **headers})
+            self._written = headers, block
         connection = self._take() if call.repeatable else Connection(self._address)
         try:
             return self._over(connection, call, block, until_s)
@@ -298,13 +298,6 @@ class Pool:
             except IndexError:
                 return
 
-    def _block(self, headers: Mapping[str, str]) -> bytes:
-        known, block = self._written
-        if headers != known:
-            block = block_of({"Host": host_of(self._address), **headers})
-            self._written = headers, block
-        return block
-
     def _over(self, connection: Connection, call: Call, block: bytes, until_s: float) -> Answer:
         try:
             return connection.exchange(call, block, until_s)
@@ -322,7 +315,7 @@ class Pool:
         try:
             while True:
                 connection = self._idle.pop()
-                if connection.quiet:
+                if not connection.look.poll(0):
                     return connection
                 connection.end()
         except IndexError:

@@ -74,14 +74,6 @@ class Call(NamedTuple):
         return f"{self.path}?{self.query}" if self.query else self.path
 
 
-class Answer(NamedTuple):
-    """What came back; the names of headers are in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
 class Basis(NamedTuple):
     """What an answer rests on: the generation that was asked (the lowest, if several requests were needed), and the
     seconds since the oldest pull. `pending`: a write was made, and this sidecar does not show it yet.
@@ -91,14 +83,17 @@ class Basis(NamedTuple):
     age_s: int | None = None
     pending: bool = False
 
-    def joined(self, answer: Answer) -> "Basis":
-        """The basis of this and of one more answer."""
-        headers = answer.headers
-        one = Basis(
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> "Basis":
+        """What the headers of one answer say, their names in lower case."""
+        return cls(
             _number(headers.get("x-catalog-generation")),
             _number(headers.get("x-catalog-age")),
             "x-catalog-published" in headers,
         )
+
+    def joined(self, one: "Basis") -> "Basis":
+        """The basis of what rests on this, and on one more answer."""
         if self is UNKNOWN:
             return one
         return Basis(
@@ -106,6 +101,15 @@ class Basis(NamedTuple):
             max((n for n in (self.age_s, one.age_s) if n is not None), default=None),
             self.pending or one.pending,
         )
+
+
+class Answer(NamedTuple):
+    """What came back; the names of headers are in lower case. `basis` is what they say of it."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    basis: Basis
 
 
 UNKNOWN: Final = Basis()
@@ -128,7 +132,7 @@ def headers_of(call: Call, how: Reading | Writing, token: Token) -> dict[str, st
     """The headers of a request, in the order in which they are sent: what is always the same comes first."""
     headers = {"User-Agent": USER_AGENT, "Accept": "application/json"}
     if token is not None:
-        headers["Authorization"] = f"JWT {token() if callable(token) else token}"
+        headers["Authorization"] = f"JWT {token if isinstance(token, str) else token()}"
     if call.body is not None:
         headers["Content-Type"] = "application/json"
     if (generation := how.get("min_generation")) is not None:
@@ -138,9 +142,8 @@ def headers_of(call: Call, how: Reading | Writing, token: Token) -> dict[str, st
     return headers
 
 
-def process() -> int:
-    """The process that this is: after a fork another one, whose connections are its own."""
-    return os.getpid()
+# The process that this is: after a fork another one, whose connections are its own.
+process: Final = os.getpid
 
 
 def _number(text: str | None) -> int | None:

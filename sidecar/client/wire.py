@@ -11,24 +11,29 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from sidecar.client.exchange import Address
+from sidecar.client.exchange import Address, Answer, Basis
 
 # A worker sees few heads: they differ in the generation, in the age, and by the second.
 _HEADS: Final = 64
 _MAX_KNOWN_BYTES: Final = 1024
+# Of answers to containment questions there are two for each head. What is longer hardly comes twice.
+_ANSWERS: Final = 2 * _HEADS
+_MAX_KNOWN_ANSWER_BYTES: Final = 512
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _HEAD: Final = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2})(?: [^\r\n\0]*)?\r\n((?:" + _TOKEN + rb":[^\r\n\0]*\r\n)+)\r\n")
 _WITHOUT_BODY: Final = frozenset({204, 304})
 _WITHOUT_LENGTH: Final = frozenset({"GET", "HEAD", "DELETE"})
+_VISIBLE: Final = bytes(range(0x21, 0x7F))
 _VALUE: Final = re.compile(r"[ \t!-~\x80-\xff]*")
 END: Final = b"\r\n\r\n"
 
 
 class Head(NamedTuple):
-    """The head of a plain answer; the names of headers are in lower case. `lasts`: the connection does."""
+    """The head of a plain answer, as `Answer` has it; its body's length, and whether the connection `lasts`."""
 
     status: int
     headers: Mapping[str, str]
+    basis: Basis
     length: int
     lasts: bool
 
@@ -50,17 +55,31 @@ def block_of(headers: Mapping[str, str]) -> bytes:
 
 def request_of(method: str, target: str, block: bytes, body: bytes | None) -> bytes:
     """A request whose headers are this block. Raises ValueError for a target that would be more than one."""
-    if " " in target or not target.isprintable():
-        raise ValueError(f"{target!r:.200} cannot be asked for")
     line = f"{method} {target} HTTP/1.1\r\n".encode("ascii")
+    # What is not visible of a line: its two spaces and its end.
+    if line.translate(None, _VISIBLE) != b"  \r\n":
+        raise ValueError(f"{target!r:.200} cannot be asked for")
     if body is None and method in _WITHOUT_LENGTH:
-        return line + block + b"\r\n"
+        return b"".join((line, block, b"\r\n"))
     return b"%b%bContent-Length: %d\r\n\r\n%b" % (line, block, len(body or b""), body or b"")
 
 
 def head_of(head: bytes) -> Head | None:
     """The head of an answer, empty line included; None if it is not a plain one."""
     return _known(head) if len(head) <= _MAX_KNOWN_BYTES else _read(head)
+
+
+def whole_of(data: bytes) -> tuple[Answer, bool] | None:
+    """A plain answer that is short and all of `data`, and whether its connection lasts; None for any other."""
+    return _known_whole(data) if len(data) <= _MAX_KNOWN_ANSWER_BYTES else None
+
+
+def _read_whole(data: bytes) -> tuple[Answer, bool] | None:
+    head_bytes, end, body = data.partition(END)
+    head = head_of(head_bytes + end)
+    if head is None or len(body) != head.length:
+        return None
+    return Answer(head.status, head.headers, body, head.basis), head.lasts
 
 
 def _read(head: bytes) -> Head | None:
@@ -77,9 +96,9 @@ def _read(head: bytes) -> Head | None:
     length = headers.get("content-length", "")
     if not (length.isascii() and length.isdigit()):
         return None
-    return Head(
-        int(match[1]), MappingProxyType(headers), int(length), "close" not in headers.get("connection", "").lower()
-    )
+    lasts = "close" not in headers.get("connection", "").lower()
+    return Head(int(match[1]), MappingProxyType(headers), Basis.of(headers), int(length), lasts)
 
 
 _known = lru_cache(_HEADS)(_read)
+_known_whole = lru_cache(_ANSWERS)(_read_whole)

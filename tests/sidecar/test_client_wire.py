@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from sidecar.client import CannotTell, CatalogClient
 from sidecar.client.exchange import USER_AGENT, Address
-from sidecar.client.wire import END, block_of, head_of, host_of, request_of
+from sidecar.client.wire import END, block_of, head_of, host_of, request_of, whole_of
 from tests.fakes import uuid_of
 from tests.sidecar.test_client import LONG_S, ROOT, YES, rigged, scripted
 from tests.sidecar.test_client import http as answered
@@ -80,6 +80,26 @@ def test_a_usual_head_is_plain() -> None:
     assert plain is not None
     assert (plain.status, plain.length, plain.lasts) == (200, len(YES) - YES.index(END) - 4, True)
     assert plain.headers["x-catalog-generation"] == "7"
+
+
+def test_a_short_answer_that_came_whole_is_read_at_once() -> None:
+    end = YES.index(END) + 4
+    head = head_of(YES[:end])
+    assert head is not None
+    for _ in range(2):
+        assert whole_of(YES) == ((head.status, head.headers, YES[end:], head.basis), True)
+    closing = whole_of(YES.replace(END, b"\r\nConnection: close" + END))
+    assert closing is not None
+    assert closing[1] is False
+
+
+@pytest.mark.parametrize("cut", [0, 1, YES.index(END), YES.index(END) + 4, len(YES) - 1])
+def test_what_has_not_come_whole_is_not_read_yet(cut: int) -> None:
+    assert whole_of(YES[:cut]) is None
+
+
+def test_what_is_more_than_a_plain_answer_or_none_is_not_read_at_once() -> None:
+    assert [whole_of(data) for data in (YES + b"\n", YES + YES, YES.replace(b"1.1", b"1.0"), CHUNKED)] == [None] * 4
 
 
 @pytest.mark.parametrize("value", ["a\r\nX: b", "a\nb", "a\rb", "a\0b", "\x7f", "€"])
