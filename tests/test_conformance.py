@@ -1,8 +1,9 @@
 """What is told in /openapi.json holds, whatever is sent: schemathesis against an indexer and a sidecar that run.
 
-Everything is pulled and the indexer is up, so that nothing may be a 5xx. What is sent is the same in every run: what is
-told of each operation, its bounds, what is beyond them, and what is of no such shape at all. Uuids and keys are mostly
-those that exist, lest nothing be found; what is changed and removed are catalogs that are there for that.
+Everything is pulled and the indexer is up, so that nothing may be a 5xx. What is sent is what is told of each
+operation, its bounds, what is beyond them, and what is of no such shape at all: the same in every run, but for words
+that hypothesis finds in whatever modules of ours are loaded by then. Uuids and keys are mostly those that exist, lest
+nothing be found; what is changed and removed are catalogs that are there for that.
 """
 
 import asyncio
@@ -189,8 +190,9 @@ async def test_without_a_token_nobody_learns_more_than_what_there_is_not(api: Ap
     statuses: dict[bool, set[int]] = {True: set(), False: set()}
     for operation, status in asked.statuses:
         statuses[operation.split()[1] in PROCESS].add(status)
-    # A format that there is not, or a catalog.
-    assert statuses == {True: {200}, False: {401, 404}}
+    # A catalog that there is not, or a format; a 406 is that of people, whose name is seldom guessed.
+    assert statuses[True] == {200}
+    assert {401, 404} <= statuses[False] <= {401, 404, 406}
     assert {operation for operation, status in asked.statuses if status in (200, 401)} == api.operations
 
 

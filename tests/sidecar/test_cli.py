@@ -87,6 +87,7 @@ async def started(folder: Path) -> AsyncIterator[Process]:
 
 
 async def refused(folder: Path, **more: str) -> tuple[int | None, str]:
+    """The exit code, and what it says. In a process of its own, because one that answers sets up all of its process."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "sidecar", "serve"), env=environment(folder, **more), stderr=asyncio.subprocess.PIPE
     )
@@ -181,27 +182,26 @@ async def test_a_file_where_the_socket_should_be_is_left_alone(tmp_path: Path) -
         ("CATALOG_STORE_URL", "redis://127.0.0.1:1/zero", "store.url"),
     ],
 )
-def test_wrong_settings_are_one_message(tmp_path: Path, name: str, value: str, expected: str) -> None:
-    result = CliRunner().invoke(main, ["serve"], env=environment(tmp_path, **{name: value}))
-    assert result.exit_code == 2
-    assert result.stderr.startswith("catalog-sidecar: ")
-    assert expected in result.stderr
-    assert "Traceback" not in result.stderr
+async def test_wrong_settings_are_one_message(tmp_path: Path, name: str, value: str, expected: str) -> None:
+    code, said = await refused(tmp_path, **{name: value})
+    assert code == 2
+    assert said.startswith("catalog-sidecar: ")
+    assert expected in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(
     "content, told", [(None, "No such file"), ("{", "not JSON"), ('{"keys": []}', "no public RSA key")]
 )
-def test_keys_that_cannot_verify_any_token_are_refused(tmp_path: Path, content: str | None, told: str) -> None:
+async def test_keys_that_cannot_verify_any_token_are_refused(tmp_path: Path, content: str | None, told: str) -> None:
     keys = tmp_path / "jwks.json"
     if content is not None:
         keys.write_text(content)
     names = {"MODE": "jwt", "JWKS_FILE": str(keys), "ISSUER": "us", "AUDIENCE": "them"}
-    env = environment(tmp_path, **{f"CATALOG_AUTH_{name}": value for name, value in names.items()})
-    result = CliRunner().invoke(main, ["serve"], env=env)
-    assert (result.exit_code, result.stderr.startswith("catalog-sidecar: auth.jwks_file")) == (2, True)
-    assert told in result.stderr
-    assert "Traceback" not in result.stderr
+    code, said = await refused(tmp_path, **{f"CATALOG_AUTH_{name}": value for name, value in names.items()})
+    assert (code, said.startswith("catalog-sidecar: auth.jwks_file")) == (2, True)
+    assert told in said
+    assert "Traceback" not in said
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
