@@ -239,7 +239,7 @@ class Lane:
         if keys is None:
             return None
         ordinals = tuple(ordinal for key in keys for ordinal in self._dictionary.find(key))
-        if not all(key in self._dictionary.ordinals for key in keys):
+        if not all(map(self._dictionary.knows, keys)):
             # A key that is not known, or in another spelling, may mean something else once more keys are known.
             return ordinals
         self._queries_bytes += len(query) + ENTRY_BYTES

@@ -53,6 +53,11 @@ class Dictionary:
         found = self._folded.get(fold(key), ())
         return tuple(o for o in ((found,) if isinstance(found, int) else found) if o < self._count)
 
+    def knows(self, key: str) -> bool:
+        """Whether a key is known exactly; what it means is then the same in every later generation."""
+        ordinal = self.ordinals.get(key)
+        return ordinal is not None and ordinal < self._count
+
     def of_uuid(self, uuid: str) -> int | None:
         """The first ordinal whose content has this uuid."""
         wanted = UUID(uuid).bytes

@@ -10,6 +10,7 @@ from aiohttp.http import HttpRequestParser
 from prometheus_client import generate_latest
 
 from sidecar import lane as module
+from sidecar.contract.index import Index
 from sidecar.keys import parse
 from tests.sidecar.lanes import (
     C0,
@@ -230,8 +231,14 @@ async def test_a_key_that_comes_to_be_known_is_found(unlocked: Rig) -> None:
     whole = world()
     selections = {**whole.selections, "a": Selection({"edX+A", "edX+NEW"})}
     grown = World({**whole.courses, "edX+NEW": []}, (), whole.restricted, selections, whole.catalogs)
-    unlocked.serve(grown)
     assert before is not None
+    # While the next generation is loaded, its keys are in tables that both share.
+    tree = grown.tree(generation=2)
+    Index.assemble(tree.root, tree.records(), before.index)
+    assert "edX+NEW" in before.index.dictionary.ordinals
+    for data in asked:
+        assert (await same(unlocked, data)).endswith(b"false}")
+    unlocked.serve(grown)
     assert unlocked.current.generation is not None
     assert unlocked.current.generation.index.dictionary.ordinals is before.index.dictionary.ordinals
     for data in asked:
