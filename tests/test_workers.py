@@ -20,7 +20,8 @@ from sidecar.clock import SystemClock
 from tests.fleet import LOOK_EVERY_S
 from tests.sidecar.test_cli import LOOKUP, publish_to, remove_store
 
-DEADLINE_S: Final = 60.0
+# Longer than a worker is given to end answers that are under way, so that what takes all of that is told as such.
+DEADLINE_S: Final = 90.0
 YES: Final = {"contains_content_items": True}
 Line = dict[str, Any]
 
@@ -45,12 +46,16 @@ class Running:
 
     async def says(self, event: str, count: int = 1, **fields: object) -> Line:
         """Waits for a line to have come so often, and returns the last of them."""
-        async with asyncio.timeout(DEADLINE_S):
-            while True:
-                lines = [line for line in self.said if line["event"] == event and line.items() >= fields.items()]
-                if len(lines) >= count:
-                    return lines[count - 1]
-                await self._news.wait()
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                while True:
+                    lines = [line for line in self.said if line["event"] == event and line.items() >= fields.items()]
+                    if len(lines) >= count:
+                        return lines[count - 1]
+                    await self._news.wait()
+        except TimeoutError:
+            said = "\n".join(map(str, self.said))
+            raise AssertionError(f"{event!r} was not said within {DEADLINE_S:g} s, but\n{said}") from None
 
     async def get(self, path: str, *, unix: bool = False) -> tuple[int, Any]:
         """The status and the JSON of an answer."""
