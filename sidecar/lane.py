@@ -148,10 +148,13 @@ class Lane:
             return False
         if message.method != hdrs.METH_GET or raw != message.raw_headers:
             return False
-        if twice and len(headers) <= MAX_BLOCK_BYTES and headers not in self._blocks:
-            block = self._block(message)
-            if block is not None:
-                self._remember(headers, block)
+        if twice and len(headers) <= MAX_BLOCK_BYTES:
+            known = self._blocks.get(headers)
+            # One that was learned by other keys is learned again.
+            if known is None or (self._tokens is not None and known.keys is not self._tokens.keys):
+                block = self._block(message)
+                if block is not None:
+                    self._remember(headers, block)
         return True
 
     def _block(self, message: RawRequestMessage) -> Block | None:
@@ -178,7 +181,8 @@ class Lane:
         return Block(host, customers, until_s * 1000, self._tokens.keys)
 
     def _remember(self, headers: bytes, block: Block) -> None:
-        self._blocks_bytes += 4 * len(headers) + ENTRY_BYTES
+        if headers not in self._blocks:
+            self._blocks_bytes += 4 * len(headers) + ENTRY_BYTES
         if self._blocks_bytes > MAX_BLOCKS_BYTES:
             self._blocks.clear()
             self._blocks_bytes = 4 * len(headers) + ENTRY_BYTES
