@@ -32,7 +32,7 @@ from sidecar.current import Current, Generation
 from sidecar.handlers import AFTER_TASK, MIN_GENERATION, Route
 from sidecar.metrics import Metrics, Seen
 from sidecar.parameters import Refusal, ids, negotiate
-from sidecar.places import AskPage, CatalogPlace, CustomerPlace, Head, PagePlace, Place, Sent, plain_query
+from sidecar.places import AskPage, CatalogPlace, CustomerPlace, Heads, PagePlace, Place, Sent, plain_query
 from sidecar.roles import EVERYBODY
 
 # Everything that is held by its bytes is forgotten, and learned again, when it takes more than this.
@@ -99,6 +99,7 @@ class Lane:
         self._open = True
         self._tail = b"Vary: Origin\r\n\r\n" if varies else b"\r\n"
         self._generation: Generation | None = None
+        self._heads = Heads(0, self._tail)
         self._dictionary: Dictionary | None = None
         self._places: dict[bytes, Place] = {}
         self._queries: dict[bytes, tuple[int, ...]] = {}
@@ -191,6 +192,7 @@ class Lane:
     def _begin_anew(self) -> None:
         """Another generation: other catalogs and, if there are other keys, what queries mean."""
         self._generation = self._current.generation
+        self._heads = Heads(0 if self._generation is None else self._generation.pointer.generation, self._tail)
         self._places.clear()
         dictionary = None if self._generation is None else self._generation.index.dictionary
         if dictionary is not self._dictionary:
@@ -207,24 +209,24 @@ class Lane:
         if generation is None or match is None:
             return None
         target, version, uuid = (text.decode() for text in match.groups())
-        seen, restricted, tail = self._seen(route, version), version == "v2", self._tail
+        seen, restricted, heads = self._seen(route, version), version == "v2", self._heads
         found: Place
         if route is CUSTOMER:
             if uuid not in generation.index.of_customer:
                 return None
-            found = CustomerPlace(uuid, seen, generation, tail, self._ordinals, restricted=restricted)
+            found = CustomerPlace(uuid, seen, generation, heads, self._ordinals, restricted=restricted)
         else:
             catalog = generation.index.catalogs.get(uuid)
             query = None if catalog is None else catalog.serving
             content = None if query is None else query.v2 if restricted else query.v1
-            if catalog is None or query is None or content is None:
+            if catalog is None or query is None or content is None or query.pulled_at_ms is None:
                 return None
             if route is PAGE:
                 ask, of = self._ask_page, catalog.customer
-                found = PagePlace(of, seen, generation, tail, ask, path=target, uuid=uuid, restricted=restricted)
+                found = PagePlace(of, seen, generation, heads, ask, path=target, uuid=uuid, restricted=restricted)
             else:
-                head = Head(generation.pointer.generation, query.pulled_at_ms, tail)
-                found = CatalogPlace(catalog.customer, seen, content.contained, head, self._ordinals)
+                of, pulled_ms = catalog.customer, query.pulled_at_ms
+                found = CatalogPlace(of, seen, content.contained, pulled_ms, heads, self._ordinals)
         self._places[path] = found
         return found
 

@@ -50,73 +50,79 @@ class Place(Protocol):
         ...
 
 
-class Head:
-    """The heads of answers in one generation; `until_ms`: when the last one that was made says something else."""
+class Heads:
+    """The heads of answers in one generation. What changes by the second is written once for all places."""
 
-    __slots__ = ("_generation", "_oldest_ms", "_tail", "until_ms")
+    __slots__ = ("_tail", "aged", "ageless", "no", "second", "yes")
 
-    def __init__(self, generation: int, oldest_ms: int | None, tail: bytes) -> None:
-        self._generation = generation
-        self._oldest_ms = oldest_ms
-        self._tail = tail
-        self.until_ms = 0
-
-    def of(self, length: int, now_ms: int) -> bytes:
-        """The head of a body of this length, as of now."""
-        self.until_ms = now_ms + 1000 - now_ms % 1000
-        age = b""
-        if self._oldest_ms is not None:
-            age = b"X-Catalog-Age: %d\r\n" % age_s(self._oldest_ms, now_ms)
-            self.until_ms = min(self.until_ms, now_ms + 1000 - (now_ms - self._oldest_ms) % 1000)
-        return (
+    def __init__(self, generation: int, tail: bytes) -> None:
+        """`tail`: the last lines of every head, and the empty one."""
+        self.ageless = (
             b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nAllow: GET, HEAD, OPTIONS\r\n"
-            b"Cache-Control: no-store\r\nX-Catalog-Generation: %d\r\n%bContent-Length: %d\r\n"
-            b"Date: %b\r\nServer: %b\r\n%b"
-        ) % (self._generation, age, length, rfc822_formatted_time().encode(), _SERVER, self._tail)
+            b"Cache-Control: no-store\r\nX-Catalog-Generation: %d" % generation
+        )
+        self.aged = self.ageless + b"\r\nX-Catalog-Age: "
+        self._tail = tail
+        # A second, and what follows the age in it in an answer to a question of containment, the body included.
+        self.second = -1
+        self.yes = self.no = b""
+
+    def turn(self, second: int) -> None:
+        """Has `yes` and `no` be those of this second."""
+        self.second = second
+        self.yes, self.no = (self._rest(len(body)) + body for body in (_YES, _NO))
+
+    def of(self, length: int, oldest_ms: int | None, now_ms: int) -> bytes:
+        """The head of a body of this length."""
+        before = self.ageless if oldest_ms is None else b"%b%d" % (self.aged, age_s(oldest_ms, now_ms))
+        return before + self._rest(length)
+
+    def _rest(self, length: int) -> bytes:
+        date = rfc822_formatted_time().encode()
+        return b"\r\nContent-Length: %d\r\nDate: %b\r\nServer: %b\r\n%b" % (length, date, _SERVER, self._tail)
 
 
 class CatalogPlace:
-    """Whether a catalog contains something: both answers, written once for each second."""
+    """Whether a catalog contains something."""
 
-    __slots__ = ("_contained", "_find", "_head", "_no", "_since_ms", "_until_ms", "_yes", "customer", "seen")
+    __slots__ = ("_contained", "_find", "_heads", "_pulled_ms", "customer", "seen")
 
-    def __init__(self, customer: str, seen: Seen, contained: BitMap, head: Head, find: FindOrdinals) -> None:
+    def __init__(
+        self, customer: str, seen: Seen, contained: BitMap, pulled_ms: int, heads: Heads, find: FindOrdinals
+    ) -> None:
         self.customer = customer
         self.seen = seen
         self._contained = contained
-        self._head = head
+        self._pulled_ms = pulled_ms
+        self._heads = heads
         self._find = find
-        self._yes = self._no = b""
-        self._since_ms = self._until_ms = 0
 
     def answer(self, query: bytes, host: str, now_ms: int) -> bytes | None:
         ordinals = self._find(query)
         if ordinals is None:
             return None
-        if not self._since_ms <= now_ms < self._until_ms:
-            self._write(now_ms)
+        heads = self._heads
+        if now_ms // 1000 != heads.second:
+            heads.turn(now_ms // 1000)
+        rest = heads.no
         for ordinal in ordinals:
             if ordinal in self._contained:
-                return self._yes
-        return self._no
-
-    def _write(self, now_ms: int) -> None:
-        self._yes = self._head.of(len(_YES), now_ms) + _YES
-        self._no = self._head.of(len(_NO), now_ms) + _NO
-        self._since_ms, self._until_ms = now_ms, self._head.until_ms
+                rest = heads.yes
+                break
+        return b"%b%d%b" % (heads.aged, age_s(self._pulled_ms, now_ms), rest)
 
 
 class CustomerPlace:
     """Whether a customer's catalogs contain something, and which do; asked as the handler asks."""
 
-    __slots__ = ("_find", "_generation", "_restricted", "_tail", "customer", "seen")
+    __slots__ = ("_find", "_generation", "_heads", "_restricted", "customer", "seen")
 
     def __init__(
         self,
         customer: str,
         seen: Seen,
         generation: Generation,
-        tail: bytes,
+        heads: Heads,
         find: FindOrdinals,
         *,
         restricted: bool,
@@ -125,7 +131,7 @@ class CustomerPlace:
         self.seen = seen
         self._generation = generation
         self._restricted = restricted
-        self._tail = tail
+        self._heads = heads
         self._find = find
 
     def answer(self, query: bytes, host: str, now_ms: int) -> bytes | None:
@@ -138,20 +144,20 @@ class CustomerPlace:
         except CatalogError:
             return None
         body = orjson.dumps(found.value)
-        return Head(self._generation.pointer.generation, found.oldest_ms, self._tail).of(len(body), now_ms) + body
+        return self._heads.of(len(body), found.oldest_ms, now_ms) + body
 
 
 class PagePlace:
     """A catalog's documents, page by page, where memory has all of a page."""
 
-    __slots__ = ("_ask", "_generation", "_path", "_questions", "_restricted", "_tail", "_uuid", "customer", "seen")
+    __slots__ = ("_ask", "_generation", "_heads", "_path", "_questions", "_restricted", "_uuid", "customer", "seen")
 
     def __init__(
         self,
         customer: str,
         seen: Seen,
         generation: Generation,
-        tail: bytes,
+        heads: Heads,
         ask: AskPage,
         *,
         path: str,
@@ -161,7 +167,7 @@ class PagePlace:
         self.customer = customer
         self.seen = seen
         self._generation = generation
-        self._tail = tail
+        self._heads = heads
         self._ask = ask
         self._path = path
         self._uuid = uuid
@@ -182,7 +188,7 @@ class PagePlace:
         vector = at_once(stream.vectors().__anext__())
         if vector is None or len(stream.opening) + vector[0] != stream.length:
             return None
-        head = Head(self._generation.pointer.generation, found.oldest_ms, self._tail).of(stream.length, now_ms)
+        head = self._heads.of(stream.length, found.oldest_ms, now_ms)
         return [head + stream.opening, *vector[1]]
 
     def _read(self, query: bytes, host: str) -> PageQuestion | None:

@@ -183,8 +183,8 @@ class Worker:
                 return
             await asyncio.sleep(LOOK_S)
         _log.info("connections are closed that ask nothing", open=len(server.connections))
-        # Without this it waits for them, too. Twice: one that is so new that it waits for nothing yet hears it the second
-        # time.
+        # Without this it waits for them, too. Twice: one that is so new that it waits for nothing yet hears it the
+        # second time.
         server.pre_shutdown()
         await asyncio.sleep(0)
         server.pre_shutdown()
