@@ -32,7 +32,7 @@ from sidecar.current import Current, Generation
 from sidecar.handlers import AFTER_TASK, MIN_GENERATION, Route
 from sidecar.metrics import Metrics, Seen
 from sidecar.parameters import Refusal, ids, negotiate
-from sidecar.places import AskPage, CatalogPlace, CustomerPlace, Heads, PagePlace, Place, Sent, plain_query
+from sidecar.places import AskPage, CatalogPlace, CustomerPlace, Heads, PagePlace, Place, Questions, Sent, plain_query
 from sidecar.roles import EVERYBODY
 
 # Everything that is held by its bytes is forgotten, and learned again, when it takes more than this.
@@ -40,6 +40,8 @@ MAX_QUERIES_BYTES: Final = 32 * 1024 * 1024
 MAX_BLOCKS_BYTES: Final = 16 * 1024 * 1024
 # A token with the roles in a hundred customers is 8 KiB long.
 MAX_BLOCK_BYTES: Final = 16 * 1024
+# A name of the DNS has 253 characters; behind it may be a port.
+MAX_HOST_LENGTH: Final = 260
 # What an entry takes in memory beside its bytes.
 ENTRY_BYTES: Final = 256
 _UUID: Final = rb"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
@@ -102,6 +104,7 @@ class Lane:
         self._heads = Heads(0, self._tail)
         self._dictionary: Dictionary | None = None
         self._places: dict[bytes, Place] = {}
+        self._questions: Questions = {}
         self._queries: dict[bytes, tuple[int, ...]] = {}
         self._queries_bytes = 0
         self._blocks: dict[bytes, Block] = {}
@@ -172,6 +175,8 @@ class Lane:
         except Refusal:
             return None
         host = headers[hdrs.HOST]
+        if len(host) > MAX_HOST_LENGTH:
+            return None
         if self._tokens is None:
             return Block(host, EVERYBODY.customers(CATALOG.gate.access), float("inf"), None)
         known = self._tokens.known(headers.get(hdrs.AUTHORIZATION, ""))
@@ -194,6 +199,7 @@ class Lane:
         self._generation = self._current.generation
         self._heads = Heads(0 if self._generation is None else self._generation.pointer.generation, self._tail)
         self._places.clear()
+        self._questions.clear()
         dictionary = None if self._generation is None else self._generation.index.dictionary
         if dictionary is not self._dictionary:
             if dictionary is None or self._dictionary is None or dictionary.ordinals is not self._dictionary.ordinals:
@@ -223,7 +229,9 @@ class Lane:
                 return None
             if route is PAGE:
                 ask, of = self._ask_page, catalog.customer
-                found = PagePlace(of, seen, generation, heads, ask, path=target, uuid=uuid, restricted=restricted)
+                found = PagePlace(
+                    *(of, seen, generation, heads, ask, self._questions), path=target, uuid=uuid, restricted=restricted
+                )
             else:
                 of, pulled_ms = catalog.customer, query.pulled_at_ms
                 found = CatalogPlace(of, seen, content.contained, pulled_ms, heads, self._ordinals)

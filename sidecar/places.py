@@ -26,10 +26,12 @@ from sidecar.streams import Stream
 # A vector of buffers is sent as it is.
 Sent = bytes | list[bytes]
 FindOrdinals = Callable[[bytes], Sequence[int] | None]
+# By the path, the query and the host that is asked.
+Questions = dict[tuple[str, bytes, str], PageQuestion]
 AskPage = Callable[[Generation, PageQuestion], Awaitable[Answer[Any]]]
 VERSION: Final = b" HTTP/1.1"
-# So many questions of pages are kept with each catalog, because to read one takes longer than to look it up.
-MAX_QUESTIONS: Final = 64
+# So many questions of pages are kept for all catalogs, because to read one takes longer than to look it up.
+MAX_QUESTIONS: Final = 1024
 MAX_QUERY_BYTES: Final = 512
 _YES: Final = orjson.dumps({"contains_content_items": True})
 _NO: Final = orjson.dumps({"contains_content_items": False})
@@ -159,6 +161,7 @@ class PagePlace:
         generation: Generation,
         heads: Heads,
         ask: AskPage,
+        questions: Questions,
         *,
         path: str,
         uuid: str,
@@ -172,10 +175,10 @@ class PagePlace:
         self._path = path
         self._uuid = uuid
         self._restricted = restricted
-        self._questions: dict[tuple[bytes, str], PageQuestion] = {}
+        self._questions = questions
 
     def answer(self, query: bytes, host: str, now_ms: int) -> list[bytes] | None:
-        question = self._questions.get((query, host)) or self._read(query, host)
+        question = self._questions.get((self._path, query, host)) or self._read(query, host)
         if question is None:
             return None
         try:
@@ -185,7 +188,9 @@ class PagePlace:
         if found is None or not isinstance(found.value, Stream):
             return None
         stream = found.value
-        vector = at_once(stream.vectors().__anext__())
+        vectors = stream.vectors()
+        vector = at_once(vectors.__anext__())
+        at_once(vectors.aclose())
         if vector is None or len(stream.opening) + vector[0] != stream.length:
             return None
         head = self._heads.of(stream.length, found.oldest_ms, now_ms)
@@ -198,7 +203,7 @@ class PagePlace:
         question = page_question(self._uuid, text, f"http://{host}{self._path}?{text}", restricted=self._restricted)
         if len(self._questions) >= MAX_QUESTIONS:
             self._questions.clear()
-        self._questions[query, host] = question
+        self._questions[self._path, query, host] = question
         return question
 
 

@@ -14,6 +14,7 @@ What is used here of aiohttp beyond its documentation is pinned by setup.py and 
 """
 
 import asyncio
+from contextlib import suppress
 from typing import Any, Final
 
 from aiohttp import web
@@ -47,7 +48,11 @@ class LaneHandler(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         if self._between and self._is_idle():
-            answer = self._lane.answer(data)
+            try:
+                answer = self._lane.answer(data)
+            # A defect here would end the connection. The handler may meet it as well, and then tells of it.
+            except Exception:  # noqa: BLE001
+                answer = None
             if answer is not None:
                 self._send(answer)
                 self._answered = True
@@ -59,14 +64,28 @@ class LaneHandler(RequestHandler):
         if isinstance(answer, bytes):
             self.transport.write(answer)
             return
+        # Paused is then until the kernel has taken all of it. What comes next meanwhile goes to aiohttp, which waits.
+        self.transport.set_write_buffer_limits(high=0)
         self.transport.writelines(answer)
         if self._paused:
-            # The kernel has not taken all of it. What comes next goes to aiohttp, which waits until it has.
             self._unread = self._loop.call_later(STALL_S, self._give_up)
+        else:
+            self.transport.set_write_buffer_limits()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._end_wait()
+        if self._unread is not None:
+            self._end_wait()
+            if self.transport is not None:
+                self.transport.set_write_buffer_limits()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """As aiohttp waits for a handler, a page that is being sent is waited for."""
+        if self._unread is not None:
+            with suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(timeout):
+                    await self._drain_helper()
+        await super().shutdown(timeout)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._end_wait()

@@ -10,6 +10,7 @@ from aiohttp.http import HttpRequestParser
 from prometheus_client import generate_latest
 
 from sidecar import lane as module
+from sidecar import places
 from sidecar.contract.index import Index
 from sidecar.keys import parse
 from tests.sidecar.lanes import (
@@ -174,6 +175,28 @@ async def test_links_to_pages_name_the_host_that_was_asked(rig: Rig) -> None:
     for host in (b"sidecar:18160", b"another.example.org"):
         data = page(headers=authorized()).replace(b"sidecar:18160", host)
         assert b'"next":"http://%b/api/v1/' % host in await same(rig, data)
+
+
+async def test_a_host_that_is_no_name_is_left_to_the_handler(rig: Rig) -> None:
+    await same(rig, page(headers=authorized()).replace(b"sidecar:18160", b"a" * 300), taken=False)
+
+
+async def test_questions_of_pages_are_bounded_for_all_catalogs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "MAX_QUESTIONS", 3)
+    for uuid in (ONE, TWO):
+        for n in range(5):
+            await same(rig, page(uuid, f"page_size=2&n={n}", headers=authorized()))
+            assert 0 < len(rig.lane._questions) <= 3
+
+
+async def test_a_page_leaves_nothing_half_done(rig: Rig) -> None:
+    connection = await rig.connection(lane=True)
+    for _ in range(3):
+        await rig.send(connection, page(headers=authorized()))
+    tasks = asyncio.all_tasks()
+    await rig.send(connection, page(headers=authorized()), settle=False)
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == tasks
 
 
 async def test_a_page_of_another_customers_catalog_is_not_shown(rig: Rig) -> None:

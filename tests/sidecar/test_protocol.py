@@ -351,6 +351,28 @@ async def test_a_page_that_nobody_reads_ends_its_connection(rig: Rig, monkeypatc
     assert protocol._unread is None
 
 
+async def test_a_page_that_is_being_sent_is_waited_for_at_the_end(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = await warm(rig)
+    for _ in range(2):
+        await rig.send(connection, page())
+    protocol: Any = connection.protocol
+    monkeypatch.setattr(connection, "writelines", lambda _: protocol.pause_writing())
+    protocol.data_received(page())
+    protocol.close()
+    ending = asyncio.create_task(protocol.shutdown(60.0))
+    await settled()
+    assert not connection.closed
+    protocol.resume_writing()
+    await ending
+    assert connection.closed
+
+
+async def test_a_defect_of_the_lane_is_left_to_the_handler(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = await warm(rig)
+    monkeypatch.setattr(rig.lane, "answer", lambda _: 1 / 0)
+    assert (await rig.ask(connection, question())).endswith(b"true}")
+
+
 async def test_a_connection_that_the_lane_answers_on_is_not_idle(rig: Rig) -> None:
     connection = await warm(rig)
     protocol: Any = connection.protocol
