@@ -13,7 +13,7 @@ from sidecar.auth import Tokens
 from sidecar.catalogs import CATALOGS
 from sidecar.clock import Clock
 from sidecar.containment import CONTAINMENT
-from sidecar.content import Contents, content_routes
+from sidecar.content import Contents, content_routes, page_route
 from sidecar.copier import Copier
 from sidecar.current import Current
 from sidecar.disk import Disk, lock
@@ -88,7 +88,7 @@ class Sidecar:
             self.app.router.add_route("*", "/{path:.*}", self.upstream.pass_on)
         listed = origins(settings.sidecar.cors_origins)
         cors.install(self.app, listed)
-        self.lane = Lane(self.current, clock, self.metrics, contents.page, tokens=tokens, varies=bool(listed))
+        self.lane = Lane(self.current, clock, self.metrics, page_route(contents), tokens=tokens, varies=bool(listed))
         if siblings is not None:
             # Whoever is alone has nobody to leave connections to, and no use for a step of every answer.
             self.app.on_response_prepare.append(self._end_connection)

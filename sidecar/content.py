@@ -10,7 +10,6 @@ members, so that whatever it calls included is there when it is asked for by key
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -429,22 +428,24 @@ _COERCE: Final = Parameter(
 )
 
 
-# Without what answers it.
-PAGE: Final = Route(
-    path="/enterprise-catalogs/{uuid}/get_content_metadata/",
-    formats=("json", "xml"),
-    name="Enterprise Catalog Get Content Metadata",
-    description="View for retrieving all the content metadata associated with a catalog.",
-    redirects=False,
-    gate=Gate(Access.LEARNER, Whose.CATALOG),
-    operations={"GET": _PAGE},
-)
+def page_route(contents: Contents) -> Route:
+    """The route of a catalog's pages."""
+    return Route(
+        path="/enterprise-catalogs/{uuid}/get_content_metadata/",
+        formats=("json", "xml"),
+        name="Enterprise Catalog Get Content Metadata",
+        description="View for retrieving all the content metadata associated with a catalog.",
+        reads=Reads(("GET", "HEAD"), _page_question, fetch=contents.page),
+        redirects=False,
+        gate=Gate(Access.LEARNER, Whose.CATALOG),
+        operations={"GET": _PAGE},
+    )
 
 
 def content_routes(contents: Contents) -> tuple[Route, ...]:
     """The routes."""
     return (
-        replace(PAGE, reads=Reads(("GET", "HEAD"), _page_question, fetch=contents.page)),
+        page_route(contents),
         Route(
             path="/enterprise-catalogs/{uuid}/generate_diff/",
             formats=("json", "api"),

@@ -162,7 +162,7 @@ class Handler:
         self._current = current
         self._clock = clock
         self._restricted = restricted
-        self._headers = _headers(route)
+        self._headers = headers_of(route)
 
     async def answer(self, request: web.Request) -> web.Response:
         generation: Generation | None = None
@@ -247,7 +247,7 @@ class WriteHandler:
         self._tokens = tokens
         self._forwarder = forwarder
         self._body_s = body_s
-        self._headers = _headers(route)
+        self._headers = headers_of(route)
 
     async def answer(self, request: web.Request) -> web.Response:
         format: Format = "json"
@@ -355,7 +355,8 @@ def api_routes(
     return sorted(definitions, key=lambda definition: SUFFIX in definition.path)
 
 
-def _headers(route: Route) -> dict[str, str]:
+def headers_of(route: Route) -> dict[str, str]:
+    """The headers of every answer of a route."""
     return {"Content-Type": JSON_TYPE, "Allow": route.allow, "Cache-Control": "no-store"}
 
 

@@ -26,11 +26,10 @@ from aiohttp.http import RawRequestMessage
 from sidecar.auth import Tokens
 from sidecar.clock import Clock
 from sidecar.containment import CATALOG, CUSTOMER
-from sidecar.content import PAGE
 from sidecar.contract.index import Dictionary
 from sidecar.current import Current, Generation
 from sidecar.handlers import AFTER_TASK, MIN_GENERATION, Route
-from sidecar.metrics import Metrics, Seen
+from sidecar.metrics import Metrics
 from sidecar.parameters import Refusal, ids, negotiate
 from sidecar.places import AskPage, CatalogPlace, CustomerPlace, Heads, PagePlace, Place, Questions, Sent, plain_query
 from sidecar.roles import EVERYBODY
@@ -44,16 +43,7 @@ MAX_BLOCK_BYTES: Final = 16 * 1024
 MAX_HOST_LENGTH: Final = 260
 # What an entry takes in memory beside its bytes.
 ENTRY_BYTES: Final = 256
-_UUID: Final = rb"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
-_ROUTES: Final = {
-    b"catalogs/%b/contains_content_items/": CATALOG,
-    b"customer/%b/contains_content_items/": CUSTOMER,
-    b"catalogs/%b/get_content_metadata/": PAGE,
-}
-_PATHS: Final = tuple(
-    (re.compile(rb"GET (/api/(v1|v2)/enterprise-%b)" % path.replace(b"%b", _UUID)), route)
-    for path, route in _ROUTES.items()
-)
+_UUID: Final = "([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
 # Fields that change what is answered, or how a connection goes on, but for those that are handled.
 _MATTERING: Final = frozenset(
     name.lower()
@@ -84,15 +74,22 @@ class Lane:
         current: Current,
         clock: Clock,
         metrics: Metrics,
-        ask_page: AskPage,
+        page: Route,
         *,
         tokens: Tokens | None = None,
         varies: bool = False,
     ) -> None:
-        """`ask_page`: as the handler asks for a page. Without `tokens` everybody may ask. `varies`: every answer says
-        that it differs by origin.
+        """`page`: the route of pages. Without `tokens` everybody may ask. `varies`: every answer says that it differs
+        by origin.
         """
-        self._ask_page = ask_page
+        assert page.reads is not None
+        assert page.reads.fetch is not None
+        self._ask_page: AskPage = page.reads.fetch
+        self._routes = (CATALOG, CUSTOMER, page)
+        self._paths = tuple(
+            (re.compile(f"GET (/api/(v1|v2){route.path.replace('{uuid}', _UUID)})".encode()), route)
+            for route in self._routes
+        )
         self._current = current
         self._tokens = tokens
         self._metrics = metrics
@@ -101,7 +98,7 @@ class Lane:
         self._open = True
         self._tail = b"Vary: Origin\r\n\r\n" if varies else b"\r\n"
         self._generation: Generation | None = None
-        self._heads = Heads(0, self._tail)
+        self._heads: dict[str, Heads] = {}
         self._dictionary: Dictionary | None = None
         self._places: dict[bytes, Place] = {}
         self._questions: Questions = {}
@@ -128,9 +125,12 @@ class Lane:
             return None
         if self._generation is not self._current.generation:
             self._begin_anew()
-        place = self._places.get(path) or self._find_place(path)
+        place = self._places.get(path)
         if place is None:
-            return None
+            place = self._find_place(path)
+            if place is None:
+                return None
+            self._places[path] = place
         now_ms = self._now_ms()
         if now_ms >= block.until_ms or (self._tokens is not None and self._tokens.keys is not block.keys):
             return None
@@ -170,7 +170,7 @@ class Lane:
             return None
         try:
             accept = headers.get(hdrs.ACCEPT)
-            if any(negotiate(accept, None, route.formats) != "json" for route in _ROUTES.values()):
+            if any(negotiate(accept, None, route.formats) != "json" for route in self._routes):
                 return None
         except Refusal:
             return None
@@ -197,7 +197,8 @@ class Lane:
     def _begin_anew(self) -> None:
         """Another generation: other catalogs and, if there are other keys, what queries mean."""
         self._generation = self._current.generation
-        self._heads = Heads(0 if self._generation is None else self._generation.pointer.generation, self._tail)
+        number = 0 if self._generation is None else self._generation.pointer.generation
+        self._heads = {route.path: Heads(route, number, self._tail) for route in self._routes}
         self._places.clear()
         self._questions.clear()
         dictionary = None if self._generation is None else self._generation.index.dictionary
@@ -207,39 +208,29 @@ class Lane:
                 self._queries_bytes = 0
             self._dictionary = dictionary
 
-    def _find_place(self, path: bytes) -> Place | None:
+    def _find_place(self, request: bytes) -> Place | None:
         """What a path leads to; None for what is another route's, badly spelled, not there or not pulled."""
         generation = self._generation
-        matches = ((pattern.fullmatch(path), route) for pattern, route in _PATHS)
-        match, route = next(((match, route) for match, route in matches if match), (None, PAGE))
+        matches = ((pattern.fullmatch(request), route) for pattern, route in self._paths)
+        match, route = next(((match, route) for match, route in matches if match), (None, CATALOG))
         if generation is None or match is None:
             return None
-        target, version, uuid = (text.decode() for text in match.groups())
-        seen, restricted, heads = self._seen(route, version), version == "v2", self._heads
-        found: Place
+        path, version, uuid = (text.decode() for text in match.groups())
+        of_all = self._metrics.requests.of(f"/api/{version}{route.path}"), self._heads[route.path]
+        restricted = version == "v2"
         if route is CUSTOMER:
-            if uuid not in generation.index.of_customer:
-                return None
-            found = CustomerPlace(uuid, seen, generation, heads, self._ordinals, restricted=restricted)
-        else:
-            catalog = generation.index.catalogs.get(uuid)
-            query = None if catalog is None else catalog.serving
-            content = None if query is None else query.v2 if restricted else query.v1
-            if catalog is None or query is None or content is None or query.pulled_at_ms is None:
-                return None
-            if route is PAGE:
-                ask, of = self._ask_page, catalog.customer
-                found = PagePlace(
-                    *(of, seen, generation, heads, ask, self._questions), path=target, uuid=uuid, restricted=restricted
-                )
-            else:
-                of, pulled_ms = catalog.customer, query.pulled_at_ms
-                found = CatalogPlace(of, seen, content.contained, pulled_ms, heads, self._ordinals)
-        self._places[path] = found
-        return found
-
-    def _seen(self, route: Route, version: str) -> Seen:
-        return self._metrics.requests.of(f"/api/{version}{route.path}")
+            known = uuid in generation.index.of_customer
+            return CustomerPlace(uuid, *of_all, generation, restricted) if known else None
+        catalog = generation.index.catalogs.get(uuid)
+        query = None if catalog is None else catalog.serving
+        content = None if query is None else query.v2 if restricted else query.v1
+        if catalog is None or query is None or content is None or query.pulled_at_ms is None:
+            return None
+        if route is CATALOG:
+            return CatalogPlace(catalog.customer, *of_all, content.contained, query.pulled_at_ms, self._ordinals)
+        return PagePlace(
+            *(catalog.customer, *of_all, generation, restricted), self._ask_page, self._questions, path=path, uuid=uuid
+        )
 
     def _ordinals(self, query: bytes) -> tuple[int, ...] | None:
         """The ordinals that a query asks about, () if it names nothing that is known; None if it is not a plain one."""

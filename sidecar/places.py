@@ -6,6 +6,7 @@ anything, or refuse, there is no answer here, and the handler gives it.
 
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, cast
 
 import orjson
@@ -18,6 +19,7 @@ from sidecar.content import PageQuestion, page_question
 from sidecar.contract.words import age_s
 from sidecar.current import Generation
 from sidecar.errors import CatalogError
+from sidecar.handlers import Route, headers_of
 from sidecar.lookup import Answer
 from sidecar.metrics import Seen
 from sidecar.parameters import Refusal, ids
@@ -29,7 +31,6 @@ FindOrdinals = Callable[[bytes], Sequence[int] | None]
 # By the path, the query and the host that is asked.
 Questions = dict[tuple[str, bytes, str], PageQuestion]
 AskPage = Callable[[Generation, PageQuestion], Awaitable[Answer[Any]]]
-VERSION: Final = b" HTTP/1.1"
 # So many questions of pages are kept for all catalogs, because to read one takes longer than to look it up.
 MAX_QUESTIONS: Final = 1024
 MAX_QUERY_BYTES: Final = 512
@@ -48,21 +49,20 @@ class Place(Protocol):
     seen: Seen
 
     def answer(self, query: bytes, host: str, now_ms: int) -> Sent | None:
-        """The whole answer to a plain query, which ends in VERSION; None if there is none without the handler."""
+        """The whole answer to a plain query, which the version of HTTP follows; None if that is for the handler."""
         ...
 
 
 class Heads:
-    """The heads of answers in one generation. What changes by the second is written once for all places."""
+    """The heads of a route's answers in one generation. What changes by the second is written once for all places."""
 
     __slots__ = ("_tail", "aged", "ageless", "no", "second", "yes")
 
-    def __init__(self, generation: int, tail: bytes) -> None:
+    def __init__(self, route: Route, generation: int, tail: bytes) -> None:
         """`tail`: the last lines of every head, and the empty one."""
-        self.ageless = (
-            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nAllow: GET, HEAD, OPTIONS\r\n"
-            b"Cache-Control: no-store\r\nX-Catalog-Generation: %d" % generation
-        )
+        headers = headers_of(route) | {"X-Catalog-Generation": str(generation)}
+        lines = ("HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in headers.items()))
+        self.ageless = "\r\n".join(lines).encode()
         self.aged = self.ageless + b"\r\nX-Catalog-Age: "
         self._tail = tail
         # A second, and what follows the age in it in an answer to a question of containment, the body included.
@@ -84,105 +84,78 @@ class Heads:
         return b"\r\nContent-Length: %d\r\nDate: %b\r\nServer: %b\r\n%b" % (length, date, _SERVER, self._tail)
 
 
+@dataclass(slots=True)
 class CatalogPlace:
     """Whether a catalog contains something."""
 
-    __slots__ = ("_contained", "_find", "_heads", "_pulled_ms", "customer", "seen")
-
-    def __init__(
-        self, customer: str, seen: Seen, contained: BitMap, pulled_ms: int, heads: Heads, find: FindOrdinals
-    ) -> None:
-        self.customer = customer
-        self.seen = seen
-        self._contained = contained
-        self._pulled_ms = pulled_ms
-        self._heads = heads
-        self._find = find
+    customer: str
+    seen: Seen
+    heads: Heads
+    contained: BitMap
+    pulled_ms: int
+    find: FindOrdinals
 
     def answer(self, query: bytes, host: str, now_ms: int) -> bytes | None:
-        ordinals = self._find(query)
+        ordinals = self.find(query)
         if ordinals is None:
             return None
-        heads = self._heads
+        heads = self.heads
         if now_ms // 1000 != heads.second:
             heads.turn(now_ms // 1000)
         rest = heads.no
         for ordinal in ordinals:
-            if ordinal in self._contained:
+            if ordinal in self.contained:
                 rest = heads.yes
                 break
-        return b"%b%d%b" % (heads.aged, age_s(self._pulled_ms, now_ms), rest)
+        return b"%b%d%b" % (heads.aged, age_s(self.pulled_ms, now_ms), rest)
 
 
+@dataclass(slots=True)
 class CustomerPlace:
     """Whether a customer's catalogs contain something, and which do; asked as the handler asks."""
 
-    __slots__ = ("_find", "_generation", "_heads", "_restricted", "customer", "seen")
-
-    def __init__(
-        self,
-        customer: str,
-        seen: Seen,
-        generation: Generation,
-        heads: Heads,
-        find: FindOrdinals,
-        *,
-        restricted: bool,
-    ) -> None:
-        self.customer = customer
-        self.seen = seen
-        self._generation = generation
-        self._restricted = restricted
-        self._heads = heads
-        self._find = find
+    customer: str
+    seen: Seen
+    heads: Heads
+    generation: Generation
+    restricted: bool
 
     def answer(self, query: bytes, host: str, now_ms: int) -> bytes | None:
-        if self._find(query) is None:
+        text = plain_query(query)
+        if text is None:
             return None
-        keys, wants_catalogs = ids(query[: -len(VERSION)].decode())
-        question = ContainsQuestion(self.customer, keys, wants_catalogs, self._restricted)
+        keys, wants_catalogs = ids(text)
+        if keys is None:
+            return None
+        question = ContainsQuestion(self.customer, keys, wants_catalogs, self.restricted)
         try:
-            found = ask_customer(self._generation, question)
+            found = ask_customer(self.generation, question)
         except CatalogError:
             return None
         body = orjson.dumps(found.value)
-        return self._heads.of(len(body), found.oldest_ms, now_ms) + body
+        return self.heads.of(len(body), found.oldest_ms, now_ms) + body
 
 
+@dataclass(slots=True)
 class PagePlace:
-    """A catalog's documents, page by page, where memory has all of a page."""
+    """A catalog's documents, page by page, where memory has all of a page. `questions` are kept for all places."""
 
-    __slots__ = ("_ask", "_generation", "_heads", "_path", "_questions", "_restricted", "_uuid", "customer", "seen")
-
-    def __init__(
-        self,
-        customer: str,
-        seen: Seen,
-        generation: Generation,
-        heads: Heads,
-        ask: AskPage,
-        questions: Questions,
-        *,
-        path: str,
-        uuid: str,
-        restricted: bool,
-    ) -> None:
-        self.customer = customer
-        self.seen = seen
-        self._generation = generation
-        self._heads = heads
-        self._ask = ask
-        self._path = path
-        self._uuid = uuid
-        self._restricted = restricted
-        self._questions = questions
+    customer: str
+    seen: Seen
+    heads: Heads
+    generation: Generation
+    restricted: bool
+    ask: AskPage
+    questions: Questions
+    path: str
+    uuid: str
 
     def answer(self, query: bytes, host: str, now_ms: int) -> list[bytes] | None:
-        question = self._questions.get((self._path, query, host)) or self._read(query, host)
+        question = self.questions.get((self.path, query, host)) or self._read(query, host)
         if question is None:
             return None
         try:
-            found = at_once(self._ask(self._generation, question))
+            found = at_once(self.ask(self.generation, question))
         except (Refusal, CatalogError):
             return None
         if found is None or not isinstance(found.value, Stream):
@@ -193,22 +166,22 @@ class PagePlace:
         at_once(vectors.aclose())
         if vector is None or len(stream.opening) + vector[0] != stream.length:
             return None
-        head = self._heads.of(stream.length, found.oldest_ms, now_ms)
+        head = self.heads.of(stream.length, found.oldest_ms, now_ms)
         return [head + stream.opening, *vector[1]]
 
     def _read(self, query: bytes, host: str) -> PageQuestion | None:
         text = plain_query(query)
         if text is None:
             return None
-        question = page_question(self._uuid, text, f"http://{host}{self._path}?{text}", restricted=self._restricted)
-        if len(self._questions) >= MAX_QUESTIONS:
-            self._questions.clear()
-        self._questions[self._path, query, host] = question
+        question = page_question(self.uuid, text, f"http://{host}{self.path}?{text}", restricted=self.restricted)
+        if len(self.questions) >= MAX_QUESTIONS:
+            self.questions.clear()
+        self.questions[self.path, query, host] = question
         return question
 
 
 def plain_query(query: bytes) -> str | None:
-    """The text of a query that ends in VERSION; None for one that is long, odd, or asks for a format."""
+    """The text of a query that its version of HTTP follows; None for one that is long, odd, or asks for a format."""
     match = _QUERY.fullmatch(query) if len(query) <= MAX_QUERY_BYTES else None
     return None if match is None or b"format" in query else match[1].decode()
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from sidecar.auth import Tokens
 from sidecar.containment import CONTAINMENT
-from sidecar.content import Contents, content_routes
+from sidecar.content import Contents, content_routes, page_route
 from sidecar.contract.index import Index
 from sidecar.cors import install
 from sidecar.current import Current, Generation
@@ -122,7 +122,7 @@ class Rig:
         tiers = Tiers(self.memory, Disk(None, self.metrics), self.store, self.metrics)
         contents = Contents(Shelves(tiers), Links("https://lms", "https://portal", ""), Walks(self.clock))
         self.lane = CountingLane(
-            self.current, self.clock, self.metrics, contents.page, tokens=tokens, varies=bool(origins)
+            self.current, self.clock, self.metrics, page_route(contents), tokens=tokens, varies=bool(origins)
         )
         app = web.Application(middlewares=[measured(self.metrics, self.clock)])
         forwarder = Forwarder("http://127.0.0.1:1", self.current, self.metrics)
