@@ -5,7 +5,7 @@ Its processes run on both cores, as it starts them: what is asked is memory, byt
 
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Final
@@ -14,6 +14,7 @@ from uuid import UUID
 from benchmarks import design_point
 from benchmarks.bench import CONNECTIONS, Bench
 from benchmarks.callers import contains_target, write_requests
+from benchmarks.design_point import FEW, FEW_CATALOGS, KEYS, QUERIES
 from benchmarks.design_tree import Tree, key_of
 from benchmarks.load import Target, Throughput, how_busy, wrk
 from benchmarks.processes import LOAD_CORE, SERVER_CORE
@@ -31,10 +32,6 @@ FIGURES: Final[Mapping[str, tuple[str, str, float | None]]] = {
     "moved_with_copy_kib": ("the same, with what the disk copy fetches", "KiB", None),
     "lookup_ratio": ("a bare lookup in process, beside one among 50 queries", "×", None),
 }
-QUERIES: Final = 10_000
-KEYS: Final = 100_000
-FEW: Final = 50
-FEW_CATALOGS: Final = 200
 ASKED: Final = 40_000
 # Memory at fewer queries is called so.
 AT: Final = "steady_mib at "
@@ -42,15 +39,8 @@ AT: Final = "steady_mib at "
 
 def measure(bench: Bench) -> list[Row]:
     """A row for each figure."""
-    measured: Callable[[bool], Mapping[str, float]] | None = getattr(design_point, "measure", None)
-    if measured is None:
-        return [
-            Row(QUESTION, what, unit, "at most", goal, note="not built")
-            for what, unit, goal in FIGURES.values()
-            if goal is not None
-        ]
     with _both_cores():
-        figures = measured(bench.full)
+        figures = design_point.measure(bench.full)
     fewer = [(int(name.removeprefix(AT).split()[0]), mib) for name, mib in figures.items() if name.startswith(AT)]
     if fewer:
         points = [*sorted(fewer), (QUERIES, figures["steady_mib"])]
@@ -76,10 +66,12 @@ def _containment(bench: Bench) -> Row:
         design_point.serving(bench.folder / "many", many, SERVER_CORE) as of_many,
     ):
         targets = {}
-        for name, tree, (port, process) in (("few", few, of_few), ("many", many, of_many)):
+        for name, tree, process in (("few", few, of_few), ("many", many, of_many)):
             uuids = list(tree.catalogs)
             asked = [_request(rnd.choice(uuids), key_of(rnd.randrange(KEYS))) for _ in range(ASKED)]
-            targets[name] = Target(port, [process], write_requests(bench.folder / f"{name}-requests", asked))
+            targets[name] = Target(
+                process.port, [process.pid], write_requests(bench.folder / f"{name}-requests", asked)
+            )
         os.sched_setaffinity(0, {LOAD_CORE})
 
         def reached(name: str) -> Throughput:

@@ -28,13 +28,8 @@ RUNS: Final = 5
 Figures = dict[str, float]
 
 
-def measure(full: bool) -> Figures:
-    """Memberships compiled, seconds, and memberships a second, of the median of several runs."""
-    return compiled(10_000 if full else 2_000, 100_000)
-
-
 def compiled(queries: int, keys: int) -> Figures:
-    """The same, for so many queries over so many keys."""
+    """Memberships compiled, seconds, and memberships a second, of the median of several runs."""
     mirror, memberships = _mirror(queries, keys)
     took, objects = [], 0
     for _ in range(RUNS):

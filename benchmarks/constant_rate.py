@@ -15,7 +15,7 @@ from typing import Final
 from benchmarks.bench import CONNECTIONS, Bench
 from benchmarks.load import Latencies, wrk
 from benchmarks.mover import Mover
-from benchmarks.one_connection import PEER, middle
+from benchmarks.one_connection import PEER, middle, percentiles
 from benchmarks.rows import Row, interleaved
 
 QUESTION: Final = "constant rate"
@@ -58,20 +58,7 @@ def measure(bench: Bench) -> list[Row]:
     world.wait_until_it_follows()
     bench.curves["latency"] = {name: middle(runs).curve() for name, runs in taken.items()}
     note = f"{rate:,.0f} requests/s, half of {peak:,.0f}; {_generator(taken['sidecar'] + taken[PEER])}"
-    rows = [
-        Row(
-            question=QUESTION,
-            name=f"constant rate, pointer moving, p{percentile:g}",
-            unit="µs",
-            sense="at most",
-            goal=goal,
-            ours=tuple(run.percentile_us(percentile) for run in taken["sidecar"]),
-            peer=PEER,
-            theirs=tuple(run.percentile_us(percentile) for run in taken[PEER]),
-            note=note,
-        )
-        for percentile, goal in GOALS.items()
-    ]
+    rows = percentiles(QUESTION, "constant rate, pointer moving", GOALS, taken, note)
     stall = Row(
         question=QUESTION,
         name="longest latency within 1.5 s of a move",

@@ -17,13 +17,7 @@ import http.client
 import os
 import platform
 import random
-import shutil
-import signal
-import socket
-import sqlite3
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -32,19 +26,21 @@ from typing import Final
 from uuid import UUID
 
 from benchmarks.design_tree import Tree, key_of
-from benchmarks.processes import memory_mib, port_of
+from benchmarks.installation import RunningSidecar
+from benchmarks.peers import Redis
+from benchmarks.processes import memory_mib
 from sidecar.contract.index import IN_INDEX, Index
 from sidecar.contract.objects import Sealed
 from sidecar.contract.records import open_record
 from sidecar.lookup import catalog_contains
-from sidecar.store import Pointer
+from sidecar.store import Pointer, Store
 from sidecar.store.urls import open_store
 
 KIB: Final = 1024
-MIB: Final = 1024 * 1024
 QUERIES: Final = 10_000
 KEYS: Final = 100_000
 FEW: Final = 50
+FEW_CATALOGS: Final = 200
 LOOKUPS: Final = 20_000
 PAIRS: Final = 9
 WITHIN_S: Final = 180.0
@@ -66,16 +62,16 @@ def measure(full: bool) -> Figures:
 
 
 async def _moving(folder: Path, tree: Tree) -> Figures:
-    with _redis(folder) as port:
-        store = open_store(f"redis://127.0.0.1:{port}/0", writable=True)
+    with Redis(folder, core=None) as redis:
+        store = open_store(f"redis://127.0.0.1:{redis.port}/0", writable=True)
         have = set(tree.objects)
-        await store.put([Sealed(digest, data) for digest, (_, data) in tree.objects.items()])
-        await store.move(Pointer(1, 1, tree.root))
-        async with _Proxy.before(port) as proxy:
-            with _sidecar(folder, proxy.port) as (process, ask):
+        await _publish(store, tree)
+        async with _Proxy.before(redis.port) as proxy:
+            with _sidecar(folder, proxy.port) as process:
                 began = time.perf_counter()
-                await asyncio.to_thread(ask.until_ready)
+                await asyncio.to_thread(process.wait_until_ready)
                 figures = {"ready_s": time.perf_counter() - began}
+                ask = _Ask(process.port)
                 await _settled(proxy)
                 path = f"/api/v1/enterprise-catalogs/{UUID(bytes=tree.catalog)}/contains_content_items/"
                 root = await asyncio.to_thread(tree.change)
@@ -84,7 +80,7 @@ async def _moving(folder: Path, tree: Tree) -> Figures:
                 assert not ask.contained(url)
                 new = set(tree.objects) - have
                 await store.put([Sealed(digest, tree.objects[digest][1]) for digest in new])
-                figures["steady_mib"] = memory_mib(process)
+                figures["steady_mib"] = memory_mib(process.pid)
                 proxy.received = 0
                 began = time.perf_counter()
                 await store.move(Pointer(1, 2, root))
@@ -96,46 +92,39 @@ async def _moving(folder: Path, tree: Tree) -> Figures:
                 figures["objects_kib"] = sum(len(tree.objects[d][1]) for d in new) / KIB - copied / KIB
                 figures["moved_kib"] = until_answered / KIB
                 figures["moved_with_copy_kib"] = proxy.received / KIB
-                figures["after_mib"] = memory_mib(process)
-                figures["peak_mib"] = memory_mib(process, "VmHWM")
+                figures["after_mib"] = memory_mib(process.pid)
+                figures["peak_mib"] = memory_mib(process.pid, "VmHWM")
         await store.close()
     return figures
 
 
 @contextlib.contextmanager
-def serving(folder: Path, tree: Tree, core: int) -> Iterator[tuple[int, int]]:
-    """A sidecar on a core that has loaded a tree from Redis and copied it: its port and its process."""
+def serving(folder: Path, tree: Tree, core: int) -> Iterator[RunningSidecar]:
+    """A sidecar on a core that has loaded a tree from Redis and copied it."""
     folder.mkdir()
-    with _redis(folder) as redis:
-        asyncio.run(_fill(redis, tree))
-        with _sidecar(folder, redis) as (process, ask):
-            ask.until_ready()
-            port = port_of(process)
-            assert port is not None
-            while sqlite_pointer(folder / "sidecar.db") is None:
-                time.sleep(0.1)
-            os.sched_setaffinity(process, {core})
-            yield port, process
+    with Redis(folder, core=None) as redis:
+        asyncio.run(_fill(redis.port, tree))
+        with _sidecar(folder, redis.port) as process:
+            process.wait_until_ready()
+            process.wait_until_copied()
+            os.sched_setaffinity(process.pid, {core})
+            yield process
 
 
 async def _fill(redis: int, tree: Tree) -> None:
     store = open_store(f"redis://127.0.0.1:{redis}/0", writable=True)
-    await store.put([Sealed(digest, data) for digest, (_, data) in tree.objects.items()])
-    await store.move(Pointer(1, 1, tree.root))
+    await _publish(store, tree)
     await store.close()
 
 
-def sqlite_pointer(copy: Path) -> int | None:
-    """The generation that a disk copy holds in full."""
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(f"file:{copy}?mode=ro", uri=True)) as c:
-        row = c.execute("SELECT generation FROM pointer").fetchone()
-        return None if row is None else int(row[0])
-    return None
+async def _publish(store: Store, tree: Tree) -> None:
+    await store.put([Sealed(digest, data) for digest, (_, data) in tree.objects.items()])
+    await store.move(Pointer(1, 1, tree.root))
 
 
 def _lookups() -> Figures:
     """How much slower a lookup is among all queries than among few."""
-    many, few = (_index(Tree(queries, KEYS, catalogs)) for queries, catalogs in ((QUERIES, None), (FEW, 200)))
+    many, few = (_index(Tree(queries, KEYS, catalogs)) for queries, catalogs in ((QUERIES, None), (FEW, FEW_CATALOGS)))
     rnd = random.Random("lookups")
     asked = {
         name: [(rnd.choice(uuids), [key_of(rnd.randrange(KEYS))]) for _ in range(LOOKUPS)]
@@ -204,58 +193,20 @@ async def _settled(proxy: _Proxy) -> None:
     raise SystemExit("the sidecar does not come to rest")
 
 
-@contextlib.contextmanager
-def _redis(folder: Path) -> Iterator[int]:
-    executable = shutil.which("redis-server")
-    if executable is None:
-        raise SystemExit("this needs redis-server")
-    port = _free_port()
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
-    process = subprocess.Popen([executable, *options], stdout=subprocess.DEVNULL)
-    try:
-        for _ in range(500):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.02)
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@contextlib.contextmanager
-def _sidecar(folder: Path, redis: int) -> Iterator[tuple[int, "_Ask"]]:
-    config = folder / "config.toml"
+def _sidecar(folder: Path, redis: int) -> RunningSidecar:
+    config, disk = folder / "config.toml", folder / "sidecar.db"
     config.write_text(
         f'[store]\nurl = "redis://127.0.0.1:{redis}/0"\n'
-        f'[sidecar]\nport = 0\nsocket = "{folder}/s"\ndisk = "{folder}/sidecar.db"\n[log]\nlevel = "warning"\n'
+        f'[sidecar]\nport = 0\nsocket = "{folder}/s"\ndisk = "{disk}"\n[log]\nlevel = "warning"\n'
     )
-    process = subprocess.Popen([sys.executable, "-m", "sidecar", "serve", "--config", str(config)])
-    try:
-        ask = _Ask(process)
-        yield process.pid, ask
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
+    return RunningSidecar(config, disk, core=None)
 
 
 class _Ask:
     """Asks a sidecar over one connection."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
-        self._process = process
-        self._connection: http.client.HTTPConnection | None = None
-
-    def until_ready(self) -> None:
-        """Returns once it is ready."""
-        deadline = time.monotonic() + WITHIN_S
-        while time.monotonic() < deadline and self._process.poll() is None:
-            if self._connection is None and (port := port_of(self._process.pid)) is not None:
-                self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-            if self._connection is not None and self._get("/ready")[0] == 200:
-                return
-            time.sleep(0.01)
-        raise SystemExit("the sidecar is not ready")
+    def __init__(self, port: int) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
 
     def until_contained(self, url: str) -> None:
         """Returns once it answers yes."""
@@ -264,23 +215,12 @@ class _Ask:
 
     def contained(self, url: str) -> bool:
         """Whether the catalog contains the key."""
-        status, body = self._get(url)
-        if status != 200:
-            raise SystemExit(f"{url}: {status} {body!r}")
-        return b"true" in body
-
-    def _get(self, url: str) -> tuple[int, bytes]:
-        assert self._connection is not None
         self._connection.request("GET", url)
         response = self._connection.getresponse()
-        return response.status, response.read()
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
+        body = response.read()
+        if response.status != 200:
+            raise SystemExit(f"{url}: {response.status} {body!r}")
+        return b"true" in body
 
 
 MEANINGS: Final = {

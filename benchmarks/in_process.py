@@ -9,7 +9,6 @@ twenty passes, since one lookup is shorter than reading a clock.
 Memory is what a fresh process grows by, from before the import of the index until all catalogs were asked once.
 """
 
-import importlib
 import json
 import statistics
 import subprocess
@@ -17,11 +16,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from benchmarks.bench import Bench
 from benchmarks.processes import LOAD_CORE, Spoiled, on_core
 from benchmarks.rows import Row, interleaved
+from sidecar.inprocess import CatalogIndex
 
 QUESTION: Final = "in process"
 PEER: Final = "two bare probes"
@@ -48,22 +48,9 @@ print((rss_kib() - before) / 1024)
 
 def measure(bench: Bench) -> list[Row]:
     """A row for the p50, one for the first question of a catalog, one for memory."""
-    names = (
-        ("contains, catalog asked before, p50", "ns", 3.0),
-        ("contains, first time for a catalog, p50", "µs", 100.0),
-        ("memory of a worker", "MiB", 30.0),
-    )
-    try:
-        opens: Callable[[Path], Any] = importlib.import_module("sidecar.inprocess").CatalogIndex
-    except (ImportError, AttributeError):
-        return [
-            Row(QUESTION, name, unit, "at most", goal, peer=PEER if unit == "ns" else "", note="not built")
-            for name, unit, goal in names
-        ]
     world = bench.world
     disk = world.installation.disk
-    (warm, unit, goal), (first, first_unit, first_goal), (memory, memory_unit, memory_goal) = names
-    index = opens(disk)
+    index = CatalogIndex(disk)
     asked = world.questions[:LOOKUPS]
     wrong = [(c, k) for c, k in asked if index.contains(c, k) is not world.contains(c, k)]
     if wrong:
@@ -75,9 +62,12 @@ def measure(bench: Bench) -> list[Row]:
     )
     grown = [_grown_mib(disk, world.questions) for _ in range(bench.rounds)]
     return [
-        Row(QUESTION, warm, unit, "at most", goal, _medians(taken["ours"]), PEER, _medians(taken[PEER])),
-        Row(QUESTION, first, first_unit, "at most", first_goal, _first_us(bench, opens)),
-        Row(QUESTION, memory, memory_unit, "at most", memory_goal, tuple(grown), note="import included"),
+        Row(
+            *(QUESTION, "contains, catalog asked before, p50", "ns", "at most", 3.0),
+            *(_medians(taken["ours"]), PEER, _medians(taken[PEER])),
+        ),
+        Row(QUESTION, "contains, first time for a catalog, p50", "µs", "at most", 100.0, _first_us(bench)),
+        Row(QUESTION, "memory of a worker", "MiB", "at most", 30.0, tuple(grown), note="import included"),
     ]
 
 
@@ -112,13 +102,13 @@ def _medians(samples: Sequence[float]) -> tuple[float, ...]:
     return tuple(statistics.median(samples[n : n + PASSES]) for n in range(0, len(samples), PASSES))
 
 
-def _first_us(bench: Bench, opens: Callable[[Path], Any]) -> tuple[float, ...]:
+def _first_us(bench: Bench) -> tuple[float, ...]:
     """The median over all catalogs, each asked once, of an index that was asked nothing but what opens it."""
     world = bench.world
     samples = []
     for _ in range(bench.rounds):
         key, took = world.questions[0][1], []
-        with opens(world.installation.disk) as index:
+        with CatalogIndex(world.installation.disk) as index:
             index.contains(world.catalogs[0], key)
             for catalog in world.catalogs[1:]:
                 began = time.perf_counter_ns()

@@ -70,7 +70,7 @@ class Installation:
 
     def sidecar(self, *, core: int | None = None) -> "RunningSidecar":
         """Starts a sidecar; it is not ready yet."""
-        return RunningSidecar(self, [sys.executable, "-m", "sidecar", "serve", "--config", str(self.config)], core=core)
+        return RunningSidecar(self.config, self.disk, core=core)
 
     def measure_sidecar(self) -> dict[str, float]:
         """Runs a sidecar until its disk copy is complete; seconds until ready, peak memory, and size on disk in MiB."""
@@ -84,12 +84,12 @@ class Installation:
 
 
 class RunningSidecar(Process):
-    """A sidecar of an installation; `port` is known once it is ready."""
+    """A sidecar with these settings, which name this disk copy; `port` is known once it is ready."""
 
-    def __init__(self, installation: Installation, command: Sequence[str], *, core: int | None) -> None:
-        super().__init__(command, core=core)
+    def __init__(self, config: Path, disk: Path, *, core: int | None) -> None:
+        super().__init__([sys.executable, "-m", "sidecar", "serve", "--config", str(config)], core=core)
         self.port = 0
-        self._installation = installation
+        self._disk = disk
 
     def wait_until_ready(self) -> None:
         """Until it answers."""
@@ -102,7 +102,7 @@ class RunningSidecar(Process):
 
     def _copied(self) -> bool:
         try:
-            with sqlite3.connect(f"file:{self._installation.disk}?mode=ro", uri=True) as connection:
+            with sqlite3.connect(f"file:{self._disk}?mode=ro", uri=True) as connection:
                 copied = connection.execute("SELECT count(*) FROM pointer").fetchone()[0]
             connection.close()
         except sqlite3.Error:

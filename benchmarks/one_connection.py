@@ -4,6 +4,7 @@ One connection that is kept, the same 4,000 questions, asked by `pace` in its cl
 its raw latencies are kept in ns. The percentiles are those of each round.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from benchmarks.bench import Bench
@@ -29,18 +30,26 @@ def measure(bench: Bench) -> list[Row]:
         {"sidecar": sidecar, PEER: lambda: bench.pace.closed(nginx, connections=1, seconds=seconds)},
     )
     bench.curves["one_connection"] = {name: middle(runs).curve() for name, runs in taken.items()}
+    return percentiles(QUESTION, "1 connection", GOALS, taken)
+
+
+def percentiles(
+    question: str, name: str, goals: Mapping[float, float], taken: Mapping[str, Sequence[Latencies]], note: str = ""
+) -> list[Row]:
+    """A row for each percentile that has a goal, of the sidecar's runs beside PEER's."""
     return [
         Row(
-            question=QUESTION,
-            name=f"1 connection, p{percentile:g}",
+            question=question,
+            name=f"{name}, p{percentile:g}",
             unit="µs",
             sense="at most",
             goal=goal,
             ours=tuple(run.percentile_us(percentile) for run in taken["sidecar"]),
             peer=PEER,
             theirs=tuple(run.percentile_us(percentile) for run in taken[PEER]),
+            note=note,
         )
-        for percentile, goal in GOALS.items()
+        for percentile, goal in goals.items()
     ]
 
 

@@ -115,12 +115,12 @@ class Nginx(Process):
 class Redis(Process):
     """A server on a port and a socket, with what the catalogs contain as sets."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, core: int | None = SERVER_CORE) -> None:
         self.port = free_port()
         self.socket = Path(tempfile.mkdtemp(prefix="redis-", dir=folder)) / "s"
         command = [program("redis-server"), "--port", str(self.port), "--bind", HOST, "--unixsocket", str(self.socket)]
         command += ["--save", "", "--appendonly", "no", "--dir", str(self.socket.parent)]
-        super().__init__(command, core=SERVER_CORE, log=self.socket.parent / "log")
+        super().__init__(command, core=core, log=self.socket.parent / "log")
         self.wait_until(lambda: answers(self.port), "redis-server listens")
         # Any: half of what redis-py returns is typed as something else.
         self.client: Any = redis.Redis(unix_socket_path=str(self.socket), protocol=2)

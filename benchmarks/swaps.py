@@ -25,6 +25,7 @@ import uvloop
 from aiohttp.web import AppRunner
 
 from benchmarks.design_tree import Tree
+from benchmarks.processes import memory_mib
 from sidecar import collector
 from sidecar.app import Sidecar
 from sidecar.clock import SystemClock
@@ -40,15 +41,13 @@ EVERY_S: Final = 1.0
 Figures = dict[str, float]
 
 
-def measure(full: bool) -> Figures:
-    """The figures for 12,292 keys, 50 queries and 200 catalogs, in milliseconds but for counts; see `main`."""
-    return swapped(50, 12_292, 200, 60 if full else 15)
-
-
 def swapped(
     queries: int, keys: int, catalogs: int, swaps: int, *, disk: bool = True, collector_alone: bool = False
 ) -> Figures:
-    """The same, for so many queries, keys, catalogs and swaps. `collector_alone`: as Python would collect."""
+    """The figures for so many queries, keys, catalogs and swaps, in milliseconds but for counts; see `main`.
+
+    `collector_alone`: as Python would collect.
+    """
     tree = Tree(queries, keys, catalogs)
     if not collector_alone:
         collector.take_over()
@@ -113,7 +112,7 @@ async def _swaps(settings: Any, tree: Tree, swaps: int) -> Figures:
         "collection_max_ms": max(pauses[collected:], default=0.0),
         "with_ms": with_,
         "without_ms": without,
-        "resident_mib": _resident_mib(),
+        "resident_mib": memory_mib(os.getpid()),
     }
 
 
@@ -131,10 +130,6 @@ def _whole_collections() -> tuple[float, float]:
 async def _until(condition: Callable[[], bool]) -> None:
     while not condition():  # noqa: ASYNC110  (nothing tells of it)
         await asyncio.sleep(0.1)
-
-
-def _resident_mib() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 async def _late(seconds: float) -> list[float]:
