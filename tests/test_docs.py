@@ -27,6 +27,12 @@ def _commands(group: click.Command, name: str) -> set[str]:
     return {name}
 
 
+def _leaves(command: click.Command) -> list[click.Command]:
+    if isinstance(command, click.Group):
+        return [leaf for inner in command.commands.values() for leaf in _leaves(inner)]
+    return [command]
+
+
 def test_the_readme_lists_exactly_the_commands() -> None:
     commands = _commands(indexer.cli.main, "catalog-indexer") | _commands(sidecar.cli.main, "catalog-sidecar")
     assert set(re.findall(r"^\| `(catalog-\w+ [\w ]+)` \|", README, re.MULTILINE)) == commands
@@ -34,10 +40,7 @@ def test_the_readme_lists_exactly_the_commands() -> None:
 
 def test_every_option_of_a_command_that_the_readme_names_exists() -> None:
     options = {
-        option
-        for command in (*indexer.cli.main.commands.values(), *indexer.cli.catalogs_group.commands.values())
-        for parameter in command.params
-        for option in parameter.opts
+        option for command in _leaves(indexer.cli.main) for parameter in command.params for option in parameter.opts
     }
     table = README.split("## Using the indexer")[1].split("## What it answers")[0]
     assert set(re.findall(r"`(--[\w-]+)", table)) <= options

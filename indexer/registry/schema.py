@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Float,
     ForeignKey,
     Integer,
     LargeBinary,
@@ -83,7 +84,8 @@ DIGEST: Final = LargeBinary(32).with_variant(VARBINARY(32), "mysql", "mariadb")
 LONG_TEXT: Final = LongText()
 LONG_BYTES: Final = LargeBinary().with_variant(LONGBLOB, "mysql", "mariadb")
 
-# One row: the clock, who leads, and with which build documents were rendered.
+# One row: the clock, who leads, with which build documents were rendered, and the generation whose tree readers are to
+# see, if somebody has pinned one.
 state: Final = Table(
     "state",
     metadata,
@@ -94,6 +96,7 @@ state: Final = Table(
     Column("holder", Exact(255)),
     Column("lease_ms", BigInteger, nullable=False),
     Column("renderer", Exact(128), nullable=False),
+    Column("pinned", BigInteger),
 )
 
 # A saved content filter. `hash` is what its catalogs want; `serving` what they serve until the first pull passes.
@@ -222,7 +225,8 @@ pull: Final = Table(
     Column("error", LONG_TEXT),
 )
 
-# A generation that this registry named; written before the store's pointer moves.
+# A generation that this registry named; written before the store's pointer moves. `shows`: the earlier generation whose
+# tree it shows again, if it is a rollback.
 generation: Final = Table(
     "generation",
     metadata,
@@ -236,4 +240,44 @@ generation: Final = Table(
     Column("bytes", BigInteger, nullable=False),
     Column("producer", Exact(64), nullable=False),
     Column("moved", Boolean, nullable=False),
+    Column("shows", BigInteger),
+)
+
+# The last result of a filter that validators refused. `found`: the content keys of its sets, as JSON compressed with
+# zstd; `digest` is that of the JSON. `verdict`: what was wrong with it, as JSON. States: held, approved, rejected.
+quarantine: Final = Table(
+    "quarantine",
+    metadata,
+    Column("hash", HASH, primary_key=True),
+    Column("state", Exact(16), nullable=False),
+    Column("task", UUID, nullable=False),
+    Column("verdict", LONG_TEXT, nullable=False),
+    Column("digest", DIGEST, nullable=False),
+    Column("found", LONG_BYTES, nullable=False),
+    Column("first_ms", BigInteger, nullable=False),
+    Column("last_ms", BigInteger, nullable=False),
+    Column("times", Integer, nullable=False),
+)
+
+# How far the results of one query may differ from the ones before; what is null is as the settings say.
+query_limits: Final = Table(
+    "query_limits",
+    metadata,
+    Column("query_id", _number(), ForeignKey("catalog_query.id"), primary_key=True, autoincrement=False),
+    Column("lost", Float(53)),
+    Column("gained", Float(53)),
+    Column("floor", Integer),
+)
+
+# What people decided about what readers see: the action, of which generation or filter, who, and why.
+decision: Final = Table(
+    "decision",
+    metadata,
+    Column("id", _number(), primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("action", Exact(16), nullable=False),
+    Column("subject", Exact(255), nullable=False),
+    Column("who", Exact(255), nullable=False),
+    Column("why", LONG_TEXT, nullable=False),
+    sqlite_autoincrement=True,
 )
