@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from indexer.leadership import Leadership
+from indexer.metrics import Metrics
 from indexer.pipeline import Pipeline
 from indexer.publish import Publisher, render_again
 from indexer.registry import pulls
 from indexer.registry.generations import Generation
 from indexer.registry.pulls import DEMAND, Target
-from indexer.wiring import Parts
+from indexer.wiring import Parts, limits_of
+from sidecar.contract.words import PullState
 from sidecar.errors import CatalogError
 
 PATIENCE_LEASES: Final = 2
@@ -26,10 +28,11 @@ class NoSuchQuery(CatalogError):
 
 @dataclass(slots=True)
 class Built:
-    """What a build has done; `generation` is None if there was nothing to publish."""
+    """What a build has done; `held` are those whose results are refused; `generation` is None if nothing was new."""
 
     passed: list[Target] = field(default_factory=list)
     failed: list[Target] = field(default_factory=list)
+    held: list[Target] = field(default_factory=list)
     customers_failed: int = 0
     generation: Generation | None = None
 
@@ -76,7 +79,8 @@ async def _build(
     progress: Callable[[Target | None, int], None],
 ) -> Built:
     done = Built()
-    pipeline = Pipeline(parts.registry, parts.source, publisher, parts.clock, accepted=lambda: None)
+    limits = limits_of(parts.settings)
+    pipeline = Pipeline(parts.registry, parts.source, publisher, parts.clock, limits, Metrics(), accepted=lambda: None)
     await render_again(parts.registry, epoch)
     async with parts.registry.plain() as connection:
         await pulls.abandon(connection, parts.clock.now_ms())
@@ -88,6 +92,10 @@ async def _build(
         # A filter that is no object finds nothing, and that is what is published: there is nothing to mend.
         passed = passed or not target.finds_anything
         (done.passed if passed else done.failed).append(target)
+    async with parts.registry.read() as connection:
+        states = {t.hash: t.state for t in await pulls.targets(connection)}
+    done.held = [t for t in done.failed if states.get(t.hash) is PullState.QUARANTINED]
+    done.failed = [t for t in done.failed if t not in done.held]
     done.customers_failed = await pipeline.details(epoch, parts.clock.now_ms())
     progress(None, len(targets))
     done.generation = await publisher.commit(epoch)

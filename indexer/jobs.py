@@ -14,7 +14,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.date import DateTrigger
 
 from indexer.pipeline import Pipeline
-from indexer.registry import RegistryError, pulls
+from indexer.registry import RegistryError, pulls, quarantine
 from indexer.registry.pulls import Target
 from indexer.schedule import FIRST_RETRY_S, due_at_ms
 from indexer.wiring import Parts
@@ -91,9 +91,14 @@ class Jobs:
         async with self._parts.registry.read() as connection:
             targets = {t.hash: t for t in await pulls.targets(connection)}
             self._requested = await pulls.requested(connection)
-        if unwanted := self._requested.keys() - targets.keys() - self._meanwhile:
+            refused = {each.hash for each in await quarantine.all_refused(connection)}
+        unwanted = self._requested.keys() - targets.keys() - self._meanwhile
+        outlived = refused - targets.keys() - self._meanwhile
+        if unwanted or outlived:
             async with self._parts.registry.plain() as connection:
                 await pulls.dismiss(connection, unwanted, self._parts.clock.now_ms())
+                for hash_ in sorted(outlived):
+                    await quarantine.release(connection, hash_)
         for hash_ in self._scheduled.keys() - targets.keys():
             del self._scheduled[hash_]
             with suppress(JobLookupError):  # It may be about to begin.

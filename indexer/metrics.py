@@ -4,6 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from indexer.judge import Outcome
 from indexer.registry.generations import Generation
+from indexer.validators import Rule
 
 
 class Metrics:
@@ -42,6 +43,32 @@ class Metrics:
             ["state"],
             registry=self.registry,
         )
+        self.pulls = Counter(
+            "catalog_indexer_pulls",
+            "Pulls that have ended here, by outcome: passed, failed, quarantined.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        for pulled in ("passed", "failed", "quarantined"):
+            self.pulls.labels(pulled)
+        self.last_success_s = Gauge(
+            "catalog_indexer_last_success_seconds",
+            "Unix time of the last pull that passed here; 0 before the first.",
+            registry=self.registry,
+        )
+        self.refused_results = Counter(
+            "catalog_indexer_refused_results",
+            "Objections to what pulls found, by rule (see catalog-indexer quarantine list)",
+            ["rule"],
+            registry=self.registry,
+        )
+        for rule in Rule:
+            self.refused_results.labels(rule.value)
+        self.quarantined = Gauge(
+            "catalog_indexer_quarantined_queries",
+            "Queries of which a result is held back and waits for a person",
+            registry=self.registry,
+        )
         self.oldest_age_s = Gauge(
             "catalog_indexer_oldest_age_seconds", "Age of the oldest content that is served", registry=self.registry
         )
@@ -53,6 +80,12 @@ class Metrics:
         )
         for outcome in Outcome:
             self.compared.labels(outcome.value)
+
+    def pulled(self, outcome: str, now_ms: int) -> None:
+        """Counts a pull that has ended."""
+        self.pulls.labels(outcome).inc()
+        if outcome == "passed":
+            self.last_success_s.set(now_ms / 1000)
 
     def published(self, generation: Generation) -> None:
         """Counts a generation."""

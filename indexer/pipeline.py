@@ -1,6 +1,7 @@
-"""One query through the pipeline: pull -> ingest -> upload -> accept; the publisher does the rest.
+"""One query through the pipeline: pull -> validate -> ingest -> upload -> accept; the publisher does the rest.
 
-A pull passes as a whole or changes nothing but the note that it failed: the last good content stays.
+A pull passes as a whole or changes nothing but the note that it failed, or that what it found is refused: the last good
+content stays.
 """
 
 import asyncio
@@ -10,12 +11,16 @@ from datetime import UTC, datetime
 
 import structlog
 
+from indexer.documents import Item
 from indexer.ingest import ingest, mentioned
+from indexer.metrics import Metrics
 from indexer.publish import Publisher
-from indexer.registry import Registry, pulls
+from indexer.registry import Registry, Transaction, pulls, quarantine
 from indexer.registry.pulls import Target
 from indexer.source import Pulled, Source, SourceError, Unpullable
+from indexer.validators import Content, Found, Limits, Objection, validate
 from sidecar.clock import Clock
+from sidecar.contract.words import PullState
 from sidecar.errors import ContractError
 
 log = structlog.get_logger(__name__)
@@ -25,18 +30,27 @@ class Pipeline:
     """Pulls for one leader. Searching may overlap; accepting goes one by one, since it gives out ordinals."""
 
     def __init__(
-        self, registry: Registry, source: Source, publisher: Publisher, clock: Clock, accepted: Callable[[], None]
+        self,
+        registry: Registry,
+        source: Source,
+        publisher: Publisher,
+        clock: Clock,
+        limits: Limits,
+        metrics: Metrics,
+        accepted: Callable[[], None],
     ) -> None:
-        """`accepted` is called whenever the registry has something new to publish."""
+        """`limits` are those of queries without their own; `accepted` is called whenever the registry has news."""
         self._registry = registry
         self._source = source
         self._publisher = publisher
         self._clock = clock
+        self._limits = limits
+        self._metrics = metrics
         self._accepted = accepted
         self._accepting = asyncio.Lock()
 
     async def pull(self, target: Target, reason: str, epoch: int, *, since_ms: int = 0) -> bool:
-        """Pulls one filter and accepts what it finds; whether that passed. Raises Deposed if another leads.
+        """Pulls one filter and accepts what it finds; whether that passed validation. Raises Deposed if another leads.
 
         No document is used that was fetched before `since_ms`.
         """
@@ -47,13 +61,19 @@ class Pipeline:
             for warning in pulled.warnings:
                 log.warning("content filter", query=target.hash, title=target.title, warning=warning)
             async with self._accepting:
-                await self._accept(task, target, pulled, epoch)
+                objections = await self._objections(target, pulled)
+                if not objections:
+                    await self._accept(task, target, pulled, epoch)
         except (SourceError, ContractError) as error:
             # A document that no object can hold is the source's, too.
             await self._fail(task, target, error, epoch)
             return False
+        if objections:
+            await self._refuse(task, target, pulled, objections, epoch)
+        else:
+            self._metrics.pulled("passed", self._clock.now_ms())
         self._accepted()
-        return True
+        return not objections
 
     async def details(self, epoch: int, older_than_ms: int) -> int:
         """Asks for the details of customers that were last asked for longer ago than this; how many failed."""
@@ -74,6 +94,41 @@ class Pipeline:
             self._accepted()
         return failed
 
+    async def _objections(self, target: Target, pulled: Pulled) -> list[Objection]:
+        """Why what was found may not replace what is served. What a person approved may, and so may what is like it."""
+        async with self._registry.read() as connection:
+            served = await quarantine.served(connection, target.hash)
+            limits = await quarantine.limits(connection, target.query_id, self._limits)
+            refused = await quarantine.refused(connection, target.hash)
+            approved = None
+            if refused is not None and refused.state is quarantine.State.APPROVED:
+                approved = await quarantine.found(connection, target.hash)
+        if served is None:
+            return []
+        found = _found(pulled)
+        objections = validate(served, found, limits)
+        if objections and approved is not None:
+            return validate(approved, found, limits)
+        return objections
+
+    async def _refuse(self, task: str, target: Target, pulled: Pulled, objections: list[Objection], epoch: int) -> None:
+        async with self._registry.write(epoch) as tx:
+            refused, is_new = await quarantine.refuse(tx, task, target.hash, objections, _found(pulled))
+            await pulls.fail(tx, task, target.hash, f"quarantined: {refused.why}", PullState.QUARANTINED)
+        self._metrics.pulled("quarantined", self._clock.now_ms())
+        for objection in objections:
+            self._metrics.refused_results.labels(objection.rule.value).inc()
+        tell = log.error if is_new else log.warning
+        tell(
+            "result quarantined; the last good one stays",
+            query=target.hash,
+            title=target.title,
+            catalogs=target.catalogs,
+            why=refused.why,
+            state=refused.state.value,
+            times=refused.times,
+        )
+
     async def _accept(self, task: str, target: Target, pulled: Pulled, epoch: int) -> None:
         async with self._registry.read() as connection:
             known = await pulls.known(connection, mentioned(pulled))
@@ -81,18 +136,34 @@ class Pipeline:
         await self._publisher.upload(ingested.rendered)
         async with self._registry.write(epoch) as tx:
             await pulls.accept(tx, task, target.hash, ingested, members=len(pulled.members), requests=pulled.requests)
+            await self._release(tx, target)
         log.info("pulled", query=target.hash, members=len(pulled.members), changed=len(ingested.documents))
+
+    async def _release(self, tx: Transaction, target: Target) -> None:
+        if await quarantine.release(tx.connection, target.hash):
+            log.info("a later result has passed; nothing of this query is held back", query=target.hash)
 
     async def _fail(self, task: str, target: Target, error: Exception, epoch: int) -> None:
         async with self._registry.write(epoch) as tx:
             if target.finds_anything:
                 log.error("pull failed", query=target.hash, title=target.title, reason=str(error))
-                unpullable = isinstance(error, Unpullable)
-                await pulls.fail(tx, task, target.hash, str(error), unpullable=unpullable)
+                how = PullState.UNPULLABLE if isinstance(error, Unpullable) else PullState.FAILING
+                await pulls.fail(tx, task, target.hash, str(error), how)
+                self._metrics.pulled("failed", self._clock.now_ms())
             else:
                 log.warning("contains nothing", query=target.hash, title=target.title, reason=str(error))
                 await pulls.accept_nothing(tx, task, target.hash, str(error))
         self._accepted()
+
+
+def _found(pulled: Pulled) -> Found:
+    """What the search itself has found: a course that the filter forces in is there whatever the search finds."""
+    forced = {item.key for item in pulled.forced}
+
+    def content(items: tuple[Item, ...]) -> Content:
+        return {item.key: item.type for item in items if item.key not in forced}
+
+    return Found(content(pulled.members), None if pulled.restricted is None else content(pulled.restricted))
 
 
 def _milliseconds(text: str) -> int:

@@ -13,6 +13,8 @@ from sidecar.contract.words import PullState
 
 DEBOUNCE_MS: Final = 250
 FIRST_RETRY_S: Final = 5
+# What was refused came as a whole, and cost the source a whole pull: it is not soon another.
+FIRST_SECOND_LOOK_S: Final = 300
 LONGEST_RETRY_S: Final = 3600
 SPREAD: Final = 0.1
 
@@ -31,4 +33,6 @@ def due_at_ms(target: Target, refresh_s: int, now_ms: int) -> int:
     if target.state is PullState.UNPULLABLE:
         return tried_at_ms + LONGEST_RETRY_S * 1000
     exponent = min(target.failures - 1, 20)
+    if target.state is PullState.QUARANTINED:
+        return tried_at_ms + min(FIRST_SECOND_LOOK_S << exponent, LONGEST_RETRY_S) * 1000
     return tried_at_ms + min(FIRST_RETRY_S << exponent, LONGEST_RETRY_S) * 1000

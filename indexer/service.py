@@ -18,7 +18,7 @@ from indexer.pipeline import Pipeline
 from indexer.publication import Publication
 from indexer.publish import Publisher, render_again
 from indexer.registry import Deposed, RegistryError, generations, pulls
-from indexer.wiring import Parts
+from indexer.wiring import Parts, limits_of
 from sidecar.errors import CatalogError, Fenced, PointerConflict, StoreError
 
 FOLLOW_S = 0.5
@@ -94,7 +94,9 @@ class _Leader:
         self._role = role
         self._wake = role.wake
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        pipeline = Pipeline(parts.registry, parts.source, publisher, parts.clock, self._wake.set)
+        pipeline = Pipeline(
+            parts.registry, parts.source, publisher, parts.clock, limits_of(parts.settings), metrics, self._wake.set
+        )
         self._jobs = Jobs(parts, pipeline, epoch, self._wake.set, self._lose)
 
     async def run(self) -> None:

@@ -3,8 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from indexer.registry import Registry, generations, lead, pulls
+from indexer.registry import Registry, generations, lead, pulls, quarantine
 from indexer.registry.pulls import Target
+from indexer.registry.quarantine import State
 from sidecar.contract.words import PullState
 from sidecar.settings import Settings
 
@@ -39,7 +40,8 @@ class Status:
     """The whole indexer as its registry knows it. `behind` is how many changes are not published yet.
 
     `customers_overdue`: how many customers' details are older than the freshness promise, or were never asked for.
-    `budget` is None where requests are not limited.
+    `quarantined`: of how many queries a result is held back and waits for a person. `budget` is None where requests are
+    not limited.
     """
 
     status: str
@@ -51,6 +53,7 @@ class Status:
     behind: int
     budget: Budget | None
     customers_overdue: int
+    quarantined: int
     queries: tuple[QueryStatus, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -71,8 +74,10 @@ async def status(registry: Registry, settings: Settings) -> Status:
         latest = await generations.latest(connection, moved=True)
         targets = await pulls.targets(connection)
         given_up = await pulls.given_up(connection)
+        refused = await quarantine.all_refused(connection)
         now_ms = registry.time.now_ms()
         overdue = len(await pulls.customers_due(connection, now_ms - freshness_s * 1000))
+    wanted = {target.hash for target in targets}
     queries = tuple(_query(target, given_up.get(target.hash), now_ms, freshness_s) for target in targets)
     budget = _budget(settings, sum(target.requests for target in targets))
     good = all(q.state == PullState.FRESH.name.lower() and not q.stale for q in queries)
@@ -87,6 +92,7 @@ async def status(registry: Registry, settings: Settings) -> Status:
         behind=clock - (latest[0].clock if latest else 0),
         budget=budget,
         customers_overdue=overdue,
+        quarantined=sum(each.state is State.HELD and each.hash in wanted for each in refused),
         queries=queries,
     )
 

@@ -37,6 +37,7 @@ def make_app(parts: Parts, role: Role, publication: Publication, metrics: Metric
         states = Counter(query.state for query in now.queries)
         for state in PullState:
             metrics.queries.labels(state.name.lower()).set(states[state.name.lower()])
+        metrics.quarantined.set(now.quarantined)
         metrics.oldest_age_s.set(max((q.age_s for q in now.queries if q.age_s is not None), default=0))
         return now
 

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from indexer import validators
 from indexer.registry import Registry
 from indexer.source import Source, SourceError
 from indexer.source.discovery import DiscoverySource
@@ -32,6 +33,12 @@ def open_source(settings: Settings, clock: Clock) -> Source:
     if settings.source.kind == "file":
         return FileSource(Path(settings.source.path), restricted_runs=settings.source.restricted_runs)
     return DiscoverySource(settings.source, settings.lms, clock)
+
+
+def limits_of(settings: Settings) -> validators.Limits:
+    """How far results may differ, of queries that have no limits of their own."""
+    usual = settings.quarantine
+    return validators.Limits(lost=usual.lost, gained=usual.gained, floor=usual.floor)
 
 
 def open_credentials(settings: Settings, token: str, clock: Clock) -> Credentials | None:

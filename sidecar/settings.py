@@ -175,6 +175,8 @@ ORIGINS: Check[str] = Check(
     lambda value: all(map(_is_origin, origins(value))),
 )
 MORE_THAN_ZERO: Check[float] = Check("a number of seconds above 0", lambda value: value > 0)
+SHARE: Check[float] = Check("a number from 0 to 1", lambda value: 0 <= value <= 1)
+ZERO_OR_MORE: Check[float] = Check("a number, 0 or more", lambda value: value >= 0)
 
 
 class Section:
@@ -270,6 +272,15 @@ class IndexerSettings(Section):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class QuarantineSettings(Section):
+    """How far the result of a pull may differ from the one before; what differs more is held back for a person."""
+
+    lost: float = setting(0.3, "Share of a query's members that may be gone; 1: all of them.", SHARE)
+    gained: float = setting(2.0, "How many may have come, as a multiple of those that were there.", ZERO_OR_MORE)
+    floor: int = setting(5, "Fewer than this many may always come and go, but the last.", at_least(1))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class SidecarSettings(Section):
     """The process that answers."""
 
@@ -332,6 +343,7 @@ class Settings:
     links: LinksSettings = field(default_factory=LinksSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     indexer: IndexerSettings = field(default_factory=IndexerSettings)
+    quarantine: QuarantineSettings = field(default_factory=QuarantineSettings)
     sidecar: SidecarSettings = field(default_factory=SidecarSettings)
     upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
     compare: CompareSettings = field(default_factory=CompareSettings)

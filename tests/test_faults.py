@@ -1,4 +1,4 @@
-"""While discovery fails: no answer changes, the status says why, and the next clean pull passes."""
+"""While discovery fails, or says what cannot be right: no answer changes, the status says why, a clean pull passes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -47,9 +47,9 @@ class Here:
         index = await self.world.index()
         return members_of(index)
 
-    async def why(self) -> str | None:
+    async def why(self, state: PullState = PullState.FAILING) -> str | None:
         (query,) = (await status(self.world.registry, Settings())).queries
-        assert query.state == PullState.FAILING.name.lower()
+        assert query.state == state.name.lower()
         return query.error
 
 
@@ -154,3 +154,48 @@ async def test_a_discovery_that_throttles_is_asked_again_when_it_says_so(here: H
     here.clock.slept.clear()
     assert await here.world.pull() == [True]
     assert here.clock.slept == [1800.0]
+
+
+def empty(corpus: Json) -> Json:
+    return corpus | {"courses": [], "programs": []}
+
+
+def only_programs(corpus: Json) -> Json:
+    return corpus | {"courses": []}
+
+
+def drop_many(corpus: Json) -> Json:
+    return corpus | {"courses": corpus["courses"][: COURSES // 2]}
+
+
+def swap(corpus: Json) -> Json:
+    others = [course(f"Other+{n:03d}", run(f"other-{n:03d}"), indexed=(f"other-{n:03d}",)) for n in range(COURSES)]
+    return corpus | {"courses": others}
+
+
+@pytest.mark.parametrize("damage", [empty, only_programs, drop_many, swap], ids=lambda damage: damage.__name__)
+async def test_a_whole_answer_that_cannot_be_right_is_held_back(here: Here, damage: Callable[[Json], Json]) -> None:
+    before = await here.members()
+    here.fake.corpus = damage(content(COURSES))
+    assert await here.world.pull() == [False]
+    why = await here.why(PullState.QUARANTINED)
+    assert why is not None
+    assert why.startswith("quarantined: ")
+    assert await here.members() == before
+    now = await status(here.world.registry, Settings())
+    assert (now.status, now.quarantined) == ("degraded", 1)
+    # Again and again it is the same, and nothing of it is ever let in.
+    assert await here.world.pull() == [False]
+    assert await here.members() == before
+    here.fake.corpus = content(COURSES)
+    assert await here.world.pull() == [True]
+    assert await here.members() == before
+    now = await status(here.world.registry, Settings())
+    assert (now.status, now.quarantined) == ("ok", 0)
+
+
+async def test_a_few_courses_that_are_gone_are_gone(here: Here) -> None:
+    before = await here.members()
+    here.fake.corpus = content(COURSES - 20)
+    assert await here.world.pull() == [True]
+    assert len(before - await here.members()) == 40

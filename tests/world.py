@@ -7,15 +7,18 @@ from typing import Any
 
 from indexer.catalog_body import read_catalog
 from indexer.check import check
+from indexer.metrics import Metrics
 from indexer.pipeline import Pipeline
 from indexer.publish import Publisher, render_again
 from indexer.registry import Registry, catalogs, lead, pulls
 from indexer.registry.catalogs import RegisteredCatalog
 from indexer.registry.generations import Generation
 from indexer.source import Source
+from indexer.wiring import limits_of
 from sidecar.contract.index import Index, index_references
 from sidecar.contract.objects import ObjectType
 from sidecar.contract.records import Record, open_record
+from sidecar.settings import Settings
 from sidecar.store import Pointer, Store
 from sidecar.store.memory import MemoryStore
 from tests.databases import databases
@@ -31,6 +34,7 @@ class World:
         self.source = source
         self.clock = clock
         self.epoch = 0
+        self.metrics = Metrics()
         self.publisher = Publisher(registry, store, clock)
         self.pipeline = self._pipeline()
 
@@ -78,7 +82,9 @@ class World:
         return await load(self.store, pointer)
 
     def _pipeline(self) -> Pipeline:
-        return Pipeline(self.registry, self.source, self.publisher, self.clock, lambda: None)
+        return Pipeline(
+            self.registry, self.source, self.publisher, self.clock, limits_of(Settings()), self.metrics, lambda: None
+        )
 
 
 @asynccontextmanager

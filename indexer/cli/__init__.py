@@ -4,6 +4,7 @@ import click
 
 from indexer.cli.catalogs import catalogs_group
 from indexer.cli.moving import compare, import_
+from indexer.cli.quarantine import quarantine_group
 from indexer.cli.serving import build, check, demo, dump, refresh, serve, status
 from sidecar import __version__
 
@@ -14,5 +15,5 @@ def main() -> None:
     """Pulls enterprise catalogs' content, compiles it, and publishes it for sidecars."""
 
 
-for command in (serve, build, refresh, status, check, dump, import_, compare, catalogs_group, demo):
+for command in (serve, build, refresh, status, check, dump, import_, compare, catalogs_group, quarantine_group, demo):
     main.add_command(command)

@@ -65,11 +65,13 @@ def build(config: Path | None, query: str | None, adopt: bool) -> None:
             f"generation {new.generation}: {len(built.passed)} queries pulled, "
             f"{new.objects} objects of {new.bytes:,} bytes written"
         )
+    for target in built.held:
+        click.echo(f"held back: {target.title or target.hash}; see `catalog-indexer quarantine show`", err=True)
     for target in built.failed:
         click.echo(f"failed: {target.title or target.hash}; `catalog-indexer status` says why", err=True)
     if built.customers_failed:
         click.echo(f"failed: the details of {built.customers_failed} customers", err=True)
-    sys.exit(1 if built.failed or built.customers_failed else 0)
+    sys.exit(1 if built.failed or built.held or built.customers_failed else 0)
 
 
 @click.command()
@@ -181,6 +183,10 @@ def _as_table(now: Status) -> str:
     ]
     if now.customers_overdue:
         lines.append(f"customers   {now.customers_overdue} whose details are overdue")
+    if now.quarantined:
+        lines.append(
+            f"quarantine  {now.quarantined} results are held back; `catalog-indexer quarantine list` tells them"
+        )
     if now.budget is not None:
         enough = "enough for the freshness promise"
         if now.budget.exceeds_promise_s:
@@ -190,7 +196,7 @@ def _as_table(now: Status) -> str:
     for query in now.queries:
         age = "never pulled" if query.age_s is None else f"{query.age_s} s old"
         lines.append(
-            f"  {query.hash}  {query.state:10}  {age:>14}{'  STALE' if query.stale else ''}  "
+            f"  {query.hash}  {query.state:11}  {age:>14}{'  STALE' if query.stale else ''}  "
             f"{query.catalogs} catalogs  {query.title or ''}"
         )
         if query.error:

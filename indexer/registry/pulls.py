@@ -23,6 +23,7 @@ REQUESTED: Final = "requested"
 RUNNING: Final = "running"
 PASSED: Final = "passed"
 FAILED: Final = "failed"
+QUARANTINED: Final = "quarantined"
 ABANDONED: Final = "abandoned"
 PULLS_KEPT_MS: Final = 30 * 86_400_000
 PRUNED_AT_ONCE: Final = 10_000
@@ -181,11 +182,14 @@ async def abandon(connection: AsyncConnection, now_ms: int) -> None:
     await connection.execute(sa.update(pull).where(pull.c.state == RUNNING).values(ended))
 
 
-async def fail(tx: Transaction, task: str, hash_: str, error: str, *, unpullable: bool) -> None:
-    """Notes that a pull failed; the content of the last good one stays."""
-    ended = {"state": FAILED, "finished_ms": tx.now_ms, "error": error}
+async def fail(tx: Transaction, task: str, hash_: str, error: str, how: PullState) -> None:
+    """Notes that a pull failed, or that what it found is refused; the content of the last good one stays."""
+    ended = {
+        "state": QUARANTINED if how is PullState.QUARANTINED else FAILED,
+        "finished_ms": tx.now_ms,
+        "error": error,
+    }
     await tx.connection.execute(sa.update(pull).where(pull.c.task == task).values(ended))
-    how = PullState.UNPULLABLE if unpullable else PullState.FAILING
     await tx.connection.execute(
         sa.update(result)
         .where(result.c.hash == hash_)

@@ -210,7 +210,7 @@ result: Final = Table(
     Column("clock", BigInteger, nullable=False, index=True),
 )
 
-# One pull: why it was asked for, how it went. States: requested, running, passed, failed, abandoned.
+# One pull: why it was asked for, how it went. States: requested, running, passed, failed, quarantined, abandoned.
 pull: Final = Table(
     "pull",
     metadata,

@@ -62,7 +62,8 @@ content set     [members, contained, unlisted]: three digests of bitmaps. Pages 
                 list of [query hash, pulled at or nil, state, task id (16 bytes) of the last pull or nil, modified (the
                 latest change among the members of /api/v1) or nil (it has none)]; states: 0 due (asked for, not pulled
                 yet), 1 fresh (the last pull passed), 2 failing (the last pull failed; what is served is from `pulled
-                at`), 3 unpullable (no source can evaluate the filter).
+                at`), 3 unpullable (no source can evaluate the filter), 4 quarantined (the last pull found something
+                that was refused; what is served is from `pulled at`).
 5 catalog shard list of [uuid, creation number, wanted query hash, serving query hash or nil (never pulled), customer
                 uuid, customer name, title, course modes (JSON text), audit urls (bool), created, modified].
 6 customer shard

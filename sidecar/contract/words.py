@@ -29,6 +29,7 @@ class PullState(IntEnum):
     FRESH = 1
     FAILING = 2
     UNPULLABLE = 3
+    QUARANTINED = 4
 
 
 def query_hash(content_filter: object) -> bytes:

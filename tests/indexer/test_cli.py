@@ -2,19 +2,17 @@
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from indexer.catalog_body import read_catalog
 from indexer.cli import main
@@ -23,72 +21,15 @@ from sidecar.contract.objects import Sealed
 from sidecar.contract.records import Metadata, seal_record
 from sidecar.contract.words import ContentType, query_hash
 from sidecar.store.urls import open_store
-from tests.fakes import Json, catalog_body, course, customer, run, uuid_of
+from tests.fakes import catalog_body, course, customer, uuid_of
+from tests.indexer.installation import Installation, cli, logging_as_before
 from tests.neighbour import neighbour
 from tests.sidecar.replayed import BODIES, GOLDEN
 
+__all__ = ["cli", "logging_as_before"]
+
 COURSES = {"content_type": "course"}
 ROOT: Final = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """A command sets up logging for its process, and here that process is the test run."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers = handlers
-    root.setLevel(level)
-
-
-class Installation:
-    """A folder with settings, corpus, registry and store; and the command line over it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.config = path / "config.toml"
-        self.settings(store=f'url = "sqlite:///{path}/store.db"')
-        self.corpus(course("A+1", run("a1")), course("B+1", run("b1")))
-
-    def settings(self, **more: str) -> None:
-        sections = {
-            "registry": f'url = "sqlite+aiosqlite:///{self.path}/registry.db"',
-            "source": f'path = "{self.path}/corpus.json"',
-            "indexer": "port = 0",
-            "store": f'url = "sqlite:///{self.path}/store.db"',
-            **more,
-        }
-        self.config.write_text("\n".join(f"[{name}]\n{lines}" for name, lines in sections.items()))
-
-    def corpus(self, *courses: Json, customers: tuple[Json, ...] = (customer("Acme"),)) -> None:
-        parts = {"courses": courses, "programs": [], "pathways": [], "reviews": [], "customers": customers}
-        (self.path / "corpus.json").write_text(json.dumps(parts))
-
-    def __call__(self, *words: str, input: str | None = None, **environ: str) -> Result:
-        result = CliRunner().invoke(main, [*words, "--config", str(self.config)], input=input, env=environ)
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        return result
-
-    def done(self, *words: str, input: str | None = None) -> str:
-        result = self(*words, input=input)
-        assert (result.exit_code, result.stderr) == (0, ""), result.stderr
-        return result.stdout
-
-    def refused(self, *words: str, input: str | None = None, **environ: str) -> str:
-        """The one line of a refusal."""
-        result = self(*words, input=input, **environ)
-        assert (result.exit_code, result.stdout) == (2, ""), result.output
-        (line,) = [line for line in result.stderr.splitlines() if not line.startswith("Usage")]
-        assert line.startswith("Error: ")
-        return line.removeprefix("Error: ")
-
-    def add(self, *bodies: Any) -> str:
-        return self.done("catalogs", "add", "-", input=json.dumps(list(bodies)))
-
-
-@pytest.fixture
-def cli(tmp_path: Path) -> Installation:
-    return Installation(tmp_path)
 
 
 class TestCatalogs:

@@ -14,11 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from indexer.jobs import Jobs
 from indexer.pipeline import Pipeline
-from indexer.registry import Deposed, Registry, RegistryError, catalogs, lead, pulls, schema
+from indexer.registry import Deposed, Registry, RegistryError, catalogs, lead, pulls, quarantine, schema
 from indexer.registry.pulls import Target
 from indexer.schedule import DEBOUNCE_MS
 from indexer.source import SourceError
 from indexer.status import status
+from indexer.validators import Found, Objection, Rule
 from indexer.wiring import Parts
 from sidecar.clock import Clock, SystemClock
 from sidecar.contract.words import query_hash
@@ -194,6 +195,18 @@ async def test_a_pull_that_has_passed_is_not_due_before_its_period(here: World) 
         await it.jobs.reconcile()
         await pipeline.until(lambda: pipeline.asked > 0)
     assert not pipeline.begun
+
+
+async def test_what_is_held_back_of_a_filter_that_nobody_wants_any_more_is_forgotten(here: World) -> None:
+    hashes = await add(here, 2)
+    async with here.registry.write() as tx:
+        for hash_ in hashes:
+            await quarantine.refuse(tx, "1" * 36, hash_, [Objection(Rule.EMPTIED, 1, 0, 1, 0)], Found({}))
+        await catalogs.remove(tx, uuid_of("catalog 0"), "test")
+    async with bench(here, FakePipeline()) as it:
+        await it.jobs.reconcile()
+    async with here.registry.read() as connection:
+        assert [each.hash for each in await quarantine.all_refused(connection)] == hashes[1:]
 
 
 async def test_a_filter_that_nobody_wants_any_more_is_not_pulled(here: World) -> None:

@@ -11,9 +11,11 @@ from indexer.pipeline import Pipeline
 from indexer.registry import Deposed, pulls, schema
 from indexer.registry.pulls import Target
 from indexer.source import CustomerDetails, Pulled, SourceError
+from indexer.wiring import limits_of
 from sidecar.contract.objects import Sealed
 from sidecar.contract.words import PullState
 from sidecar.errors import StoreError
+from sidecar.settings import Settings
 from sidecar.store.memory import MemoryStore
 from tests.fakes import FakeClock, FakeSource, course, customer, run, uuid_of
 from tests.world import World, world
@@ -47,7 +49,15 @@ class Accepted:
 
 
 def pipeline(here: World, accepted: Accepted, source: FakeSource | None = None) -> Pipeline:
-    return Pipeline(here.registry, source or here.source, here.publisher, here.clock, accepted)
+    return Pipeline(
+        here.registry,
+        source or here.source,
+        here.publisher,
+        here.clock,
+        limits_of(Settings()),
+        here.metrics,
+        accepted,
+    )
 
 
 class TestPulling:

@@ -43,6 +43,12 @@ def test_failures_back_off_from_5_seconds_to_an_hour() -> None:
     assert waits == [5, 10, 20, 2560, 3600, 3600]
 
 
+def test_what_was_refused_is_looked_at_again_from_5_minutes_on_up_to_an_hour() -> None:
+    refused = replace(FRESH, state=PullState.QUARANTINED)
+    waits = [(due_at_ms(replace(refused, failures=n), REFRESH_S, NOW_MS) - NOW_MS) // 1000 for n in (1, 2, 4, 5, 10**6)]
+    assert waits == [300, 600, 2400, 3600, 3600]
+
+
 def test_what_can_never_be_pulled_is_looked_at_every_hour() -> None:
     never = replace(FRESH, state=PullState.UNPULLABLE, failures=7)
     assert due_at_ms(never, REFRESH_S, NOW_MS) == NOW_MS + 3_600_000

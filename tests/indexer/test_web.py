@@ -21,7 +21,7 @@ from sidecar.intake import runner_of
 from sidecar.settings import Settings
 from sidecar.sockets import listening
 from sidecar.store.memory import MemoryStore
-from tests.fakes import FakeClock, FakeSource
+from tests.fakes import FakeClock, FakeSource, course
 from tests.indexer import scripts
 from tests.tokens import StillClock, token_of
 from tests.tokens import settings as trusting
@@ -105,6 +105,7 @@ async def test_metrics_count_queries_and_generations(
         "failing": 0,
         "unpullable": 1,
     }
+    assert found["catalog_indexer_quarantined_queries"] == 0
     assert found["catalog_indexer_leading"] == 0
     assert found["catalog_indexer_oldest_age_seconds"] == 90
     assert found["catalog_indexer_generation"] == found["catalog_indexer_generations_total"] == 1
@@ -180,3 +181,27 @@ async def test_tokens_are_asked_for_where_the_settings_say_so(here: World, metri
         ):
             assert (await client.get(path)).status == without
             assert (await client.get(path, headers=headers)).status == with_token
+
+
+async def test_metrics_count_what_is_held_back(client: Client, here: World) -> None:
+    source = here.source
+    assert isinstance(source, FakeSource)
+    source.courses = [course(f"A+{n}") for n in range(9)]
+    await here.add("a", COURSES)
+    await here.build()
+    source.courses = []
+    await here.build()
+    found = await numbers(client)
+    assert found["catalog_indexer_quarantined_queries"] == 1
+    assert found["catalog_indexer_queries/quarantined"] == 1
+    async with client.get("/health") as response:
+        report = await response.json()
+    assert (report["status"], report["quarantined"]) == ("degraded", 1)
+    value = here.metrics.registry.get_sample_value
+    assert value("catalog_indexer_refused_results_total", {"rule": "emptied"}) == 1
+    assert [value("catalog_indexer_pulls_total", {"outcome": o}) for o in ("passed", "failed", "quarantined")] == [
+        1,
+        0,
+        1,
+    ]
+    assert value("catalog_indexer_last_success_seconds") == here.clock.now_ms() / 1000

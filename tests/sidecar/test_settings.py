@@ -134,6 +134,7 @@ class TestReading:
             "registry.url": "postgresql+asyncpg://db.example.test/catalog",
             "sidecar.indexer_url": "http://indexer.example.test",
             "indexer.freshness_s": "100000",
+            "quarantine.lost": "0.75",
             "sidecar.cors_origins": "https://portal.example.test, http://localhost:1991",
         }
         environ = {row.env: changed[row.type] for row in rows()}

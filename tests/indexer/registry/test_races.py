@@ -13,6 +13,7 @@ from indexer.catalog_body import read_catalog
 from indexer.registry import Deposed, Registry, RegistryError, catalogs, generations, lead, pulls, schema
 from indexer.registry.catalogs import QueryClash, RegisteredCatalog
 from indexer.registry.generations import Generation
+from sidecar.contract.words import PullState
 from tests.fakes import FakeClock, FakeSource, catalog_body, course, run, uuid_of
 from tests.world import World
 
@@ -147,7 +148,7 @@ async def test_everyday_work_of_several_never_fails(two: tuple[Registry, Registr
         async with registry.plain() as connection:
             task = await pulls.start(connection, hash_, "due", clock.now_ms())
         async with registry.write(epoch) as tx:
-            await pulls.fail(tx, task, hash_, "no", unpullable=False)
+            await pulls.fail(tx, task, hash_, "no", PullState.FAILING)
 
     async def give_up(registry: Registry, hash_: str) -> None:
         async with registry.plain() as connection:
