@@ -1,0 +1,25 @@
+"""How many sequences are tried, of how many steps; and whether enough has happened in them."""
+
+import os
+
+from hypothesis import HealthCheck, Phase, settings
+
+from tests.stateful.machine import HAPPENED, KINDS
+
+ENOUGH_TO_TELL = 500
+
+half = settings(
+    max_examples=int(os.environ.get("SEQUENCES", "2000")) // 2,
+    stateful_step_count=25,
+    deadline=None,
+    **({"phases": [Phase.generate]} if os.environ.get("SEQUENCES_NO_SHRINK") else {}),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+
+def check_what_happened() -> None:
+    """Prints what has come to pass in this process, which with enough sequences is everything that can."""
+    for kind in KINDS:
+        print(f"{HAPPENED[kind]:>12,} {kind}")
+    if HAPPENED["sequences"] >= ENOUGH_TO_TELL:
+        assert {kind for kind in KINDS if not HAPPENED[kind]} == set()
