@@ -11,10 +11,11 @@ has happened before, since ids are drawn by lot: a rule that depended on them wo
 
 import asyncio
 import shutil
+import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,19 +78,38 @@ KINDS = (
 )
 
 
-@cache
-def empty_registry() -> bytes:
-    """The file of a registry that was just made; migrating each anew would take most of the time."""
+class Bench:
+    """What all sequences of a process share, as most of their time would go into making it: a loop, and two registries.
 
-    async def make(path: Path) -> None:
-        registry = Registry(f"sqlite+aiosqlite:///{path}", FakeClock())
-        await registry.open()
-        await registry.close()
+    Their one file is put back to how it was when it had just been migrated.
+    """
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "registry.db"
-        asyncio.run(make(path))
-        return path.read_bytes()
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.folder = Path(tempfile.mkdtemp(prefix="stateful-", dir=MEMORY if MEMORY.exists() else None))
+        url = f"sqlite+aiosqlite:///{self.folder}/registry.db"
+        self.registries = [Registry(url, FakeClock()) for _ in range(2)]
+        self.loop.run_until_complete(self.registries[0].open())
+        self._empty = sqlite3.connect(":memory:")
+        with closing(sqlite3.connect(self.folder / "registry.db")) as migrated:
+            migrated.backup(self._empty)
+
+    def reset(self) -> None:
+        """Empties the registry, for a sequence that begins."""
+        with closing(sqlite3.connect(self.folder / "registry.db")) as used:
+            self._empty.backup(used)
+
+    def close(self) -> None:
+        """Ends what the sequences have shared."""
+        self._empty.close()
+        for registry in self.registries:
+            self.loop.run_until_complete(registry.close())
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+        shutil.rmtree(self.folder)
+
+
+bench = cache(Bench)
 
 
 def _everything() -> Content:
@@ -118,8 +138,8 @@ class View:
         await self.tiers.close()
         await self.disk.close()
 
-    async def restart(self) -> None:
-        await self.close()
+    async def start(self) -> None:
+        """Begins anew, as another process."""
         self._begin()
         await self.follower.start()
 
@@ -130,9 +150,8 @@ class Machine(RuleBasedStateMachine):
     @initialize(firsts=st.lists(st.tuples(st.sampled_from(TITLES), WHICH), max_size=3), has_content=st.booleans())
     def begin(self, firsts: list[tuple[str, int]], has_content: bool) -> None:
         """Most begin with a system that has some catalogs and has published them."""
-        self.loop = asyncio.new_event_loop()
-        self.path = Path(tempfile.mkdtemp(prefix="stateful-", dir=MEMORY if MEMORY.exists() else None))
-        (self.path / "registry.db").write_bytes(empty_registry())
+        bench().reset()
+        self.path = Path(tempfile.mkdtemp(dir=bench().folder))
         self.source = FakeSource()
         self.content: Content = {}
         self.store = CrashingStore()
@@ -157,13 +176,13 @@ class Machine(RuleBasedStateMachine):
         async def run_it() -> T:
             return await work
 
-        return self.loop.run_until_complete(run_it())
+        return bench().loop.run_until_complete(run_it())
 
     async def _open(self) -> None:
         self.worlds = []
-        for _ in range(2):
+        for registry in bench().registries:
             clock = FakeClock()
-            registry = Registry(f"sqlite+aiosqlite:///{self.path}/registry.db", clock)
+            registry.time = clock
             self.worlds.append(World(registry, self.store, self.source, clock))
         await self.worlds[0].lead()
         self.sidecars = [View(self.store, self.path / f"sidecar{n}.db") for n in range(2)]
@@ -374,25 +393,18 @@ class Machine(RuleBasedStateMachine):
 
     # What becomes of the store.
 
-    @rule()
-    def empty_the_store(self) -> None:
-        HAPPENED["stores emptied"] += 1
-        self.store.objects.clear()
-        self.do(self.store.reset(None))
-        self.damaged = False
-
-    @rule()
-    def remember_the_store(self) -> None:
+    @rule(what=st.sampled_from(("emptied", "saved", "older")))
+    def the_store_loses_what_it_had(self, what: str) -> None:
+        """It is emptied, or falls back to how it was when it was saved last."""
         pointer = self.do(MemoryStore.pointer(self.store))
-        if pointer is not None and not self.damaged:
-            self.older = dict(self.store.objects), pointer
-
-    @rule()
-    def fall_back_to_an_older_replica(self) -> None:
-        if self.older is None:
+        if what == "saved":
+            if pointer is not None and not self.damaged:
+                self.older = dict(self.store.objects), pointer
             return
-        HAPPENED["older replicas"] += 1
-        objects, pointer = self.older
+        if what == "older" and self.older is None:
+            return
+        HAPPENED["stores emptied" if what == "emptied" else "older replicas"] += 1
+        objects, pointer = self.older if what == "older" and self.older is not None else ({}, None)
         self.store.objects = dict(objects)
         self.do(self.store.reset(pointer))
         self.damaged = False
@@ -443,30 +455,23 @@ class Machine(RuleBasedStateMachine):
         if served is not None:
             self.do(self.sidecars[which].copier.copy(served))
 
-    @rule(which=SIDECARS)
-    def sidecar_restarts_with_the_store_down(self, which: int) -> None:
+    @rule(which=SIDECARS, keeps_disk=st.booleans())
+    def sidecar_restarts_with_the_store_down(self, which: int, keeps_disk: bool) -> None:
+        """Without its disk copy it has nothing, and cannot tell what it once served."""
+        HAPPENED["sidecars restarted"] += 1
         sidecar = self.sidecars[which]
         copied = self.do(sidecar.disk.pointer())
+        self.do(sidecar.close())
+        if not keeps_disk:
+            copied = None
+            for file in self.path.glob(f"{sidecar.path.name}*"):
+                file.unlink()
         self.store.down = True
-        HAPPENED["sidecars restarted"] += 1
-        self.do(sidecar.restart())
+        self.do(sidecar.start())
         self.store.down = False
         served = sidecar.current.generation
         assert (None if served is None else served.pointer) == copied
         sidecar.least = (0, 0) if copied is None else copied[:2]
-
-    @rule(which=SIDECARS)
-    def sidecar_loses_its_disk_copy(self, which: int) -> None:
-        """While it is down: when it is back it has nothing, and cannot tell what it once served."""
-        sidecar = self.sidecars[which]
-        self.do(sidecar.close())
-        for file in self.path.glob(f"{sidecar.path.name}*"):
-            file.unlink()
-        self.store.down = True
-        self.do(sidecar.restart())
-        self.store.down = False
-        assert sidecar.current.generation is None
-        sidecar.least = (0, 0)
 
     @rule(which=SIDECARS, seconds=st.sampled_from((-30 * DAY_S, -7200, 7200, 30 * DAY_S)))
     def a_sidecars_clock_jumps(self, which: int, seconds: int) -> None:
@@ -524,10 +529,6 @@ class Machine(RuleBasedStateMachine):
         finally:
             for sidecar in self.sidecars:
                 self.do(sidecar.close())
-            for world in self.worlds:
-                self.do(world.registry.close())
-            self.loop.run_until_complete(self.loop.shutdown_default_executor())
-            self.loop.close()
             shutil.rmtree(self.path)
 
     async def _come_to_rest(self) -> None:

@@ -2,7 +2,7 @@
 
 import os
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 
 from tests.stateful.machine import HAPPENED, KINDS
 
@@ -12,7 +12,6 @@ half = settings(
     max_examples=int(os.environ.get("SEQUENCES", "2000")) // 2,
     stateful_step_count=25,
     deadline=None,
-    **({"phases": [Phase.generate]} if os.environ.get("SEQUENCES_NO_SHRINK") else {}),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
