@@ -7,11 +7,11 @@ restricted runs:
     emptied    there were some, and now there is none
     shrunk     it is smaller, and more than `lost` of them are gone
     swapped    more than `lost` of them are gone, and about as many came; or of two and more not one has stayed
-    grown      more than `gained` times as many came
+    grown      more than `gained` times as many came as there were, where fewer than ten count as ten
     type gone  it had two or more of a content type, and now has none, while others have stayed
 
-Fewer than `floor` members may always come and go, but neither the last of all nor the last of a type. Where `lost` is
-1, all may go: what is left of these rules is the one about growing.
+Fewer than `floor` members may always go, but not the last. Where `lost` is 1, all may go: what is left of these rules
+is the one about growing.
 """
 
 from collections import Counter
@@ -25,6 +25,8 @@ from sidecar.contract.words import ContentType
 Content = Mapping[str, ContentType]
 # That one item has gone says nothing of all the others.
 SEVERAL: Final = 2
+# What has just begun may grow to many times its size.
+YOUNG: Final = 10
 SHOWN: Final = {
     ContentType.COURSE: "course",
     ContentType.COURSE_RUN: "course run",
@@ -45,7 +47,7 @@ class Rule(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How far a result may differ: shares of the members that were there, and how many are too few to count."""
+    """How far a result may differ: shares of the members that were there, and how few that go do not count."""
 
     lost: float
     gained: float
@@ -105,7 +107,7 @@ def _objections(before: Content, after: Content, limits: Limits, *, restricted: 
     if none_stayed or (lost >= limits.floor and lost > limits.lost * len(before)):
         too_few = len(before) - len(after) >= limits.floor and len(after) < len(before) * (1 - limits.lost)
         yield objection(Rule.SHRUNK if too_few else Rule.SWAPPED)
-    if gained >= limits.floor and gained > limits.gained * len(before):
+    if gained > limits.gained * max(len(before), YOUNG):
         yield objection(Rule.GROWN)
     if limits.lost < 1 and not none_stayed:
         yield from _types_gone(before, after, restricted=restricted)

@@ -275,9 +275,11 @@ class IndexerSettings(Section):
 class QuarantineSettings(Section):
     """How far the result of a pull may differ from the one before; what differs more is held back for a person."""
 
-    lost: float = setting(0.3, "Share of a query's members that may be gone; 1: all of them.", SHARE)
-    gained: float = setting(2.0, "How many may have come, as a multiple of those that were there.", ZERO_OR_MORE)
-    floor: int = setting(5, "Fewer than this many may always come and go, but the last.", at_least(1))
+    lost: float = setting(0.2, "Share of a query's members that may be gone; 1: all of them.", SHARE)
+    gained: float = setting(
+        2.0, "How many may have come, as a multiple of those that were there; ten at least count.", ZERO_OR_MORE
+    )
+    floor: int = setting(2, "Fewer than this many may always be gone, but not the last.", at_least(1))
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -155,7 +155,7 @@ def reject(config: Path | None, query: tuple[str, ...], result: str | None, why:
 @click.argument("query")
 @click.option("--lost", type=click.FloatRange(0, 1), help="Share of the members that may be gone; 1: all of them.")
 @click.option("--gained", type=click.FloatRange(0), help="How many may have come, as a multiple of those there were.")
-@click.option("--floor", type=click.IntRange(1), help="Fewer than this many may always come and go, but the last.")
+@click.option("--floor", type=click.IntRange(1), help="Fewer than this many may always be gone, but not the last.")
 @click.option("--usual", is_flag=True, help="Take all limits of its own away.")
 @click.option("--why", metavar="TEXT", help="The reason, which is recorded; needed to change something.")
 def limits(

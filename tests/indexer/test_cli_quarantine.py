@@ -100,7 +100,7 @@ def test_refuses_what_is_not_held_back(cli: Installation, what: str) -> None:
 
 
 def test_limits_of_one_query_are_set_told_and_taken_away(held: Installation) -> None:
-    assert "lost    0.3\n" in held.done("quarantine", "limits", "Everything")
+    assert "lost    0.2\n" in held.done("quarantine", "limits", "Everything")
     assert held.refused("quarantine", "limits", "Everything", "--lost", "1").startswith("--why")
     assert held.refused("quarantine", "limits", "1", "--lost", "1", "--usual", "--why", "x").startswith("--usual")
     said = held.done("quarantine", "limits", "Everything", "--lost", "0.8", "--floor", "9", "--why", "it is seasonal")

@@ -173,6 +173,6 @@ def _has_lost_or_grown_too_much(before: frozenset[str], after: frozenset[str]) -
     return bool(before) and (
         not after
         or (lost == len(before) >= 2)
-        or (lost >= 5 and lost > 0.3 * len(before))
-        or (gained >= 5 and gained > 2 * len(before))
+        or (lost >= 2 and lost > 0.2 * len(before))
+        or gained > 2 * max(10, len(before))
     )

@@ -15,7 +15,7 @@ from tests.world import World, world
 COURSES: Json = {"content_type": "course"}
 OTHER: Json = {"content_type": "course", "org": "A"}
 HASH = query_hash(COURSES).hex()
-USUAL = Limits(0.3, 2.0, 5)
+USUAL = Limits(0.3, 2.0, 2)
 EMPTIED = Objection(Rule.EMPTIED, 3, 0, 3, 0)
 
 
@@ -117,7 +117,7 @@ class TestALimitOfItsOwn:
         async with here.registry.plain() as connection:
             assert await quarantine.limits(connection, target.query_id, USUAL) == USUAL
             await quarantine.set_limits(connection, target.query_id, lost=0.9, gained=None, floor=None)
-            assert await quarantine.limits(connection, target.query_id, USUAL) == Limits(0.9, 2.0, 5)
+            assert await quarantine.limits(connection, target.query_id, USUAL) == Limits(0.9, 2.0, 2)
             await quarantine.set_limits(connection, target.query_id, lost=None, gained=None, floor=None)
             assert await quarantine.own_limits(connection) == {}
 
