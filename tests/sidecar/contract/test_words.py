@@ -145,7 +145,13 @@ def test_the_bytes_of_types_and_states_are_those_of_the_specification() -> None:
         (3, "PROGRAM"),
         (4, "PATHWAY"),
     ]
-    assert [(s.value, s.name) for s in PullState] == [(0, "DUE"), (1, "FRESH"), (2, "FAILING"), (3, "UNPULLABLE")]
+    assert [(s.value, s.name) for s in PullState] == [
+        (0, "DUE"),
+        (1, "FRESH"),
+        (2, "FAILING"),
+        (3, "UNPULLABLE"),
+        (4, "QUARANTINED"),
+    ]
 
 
 @pytest.mark.parametrize(
