@@ -200,7 +200,8 @@ class Publisher:
         if pin is None:
             there = [shown if shown == last else None]
         else:
-            if shown is not None and shown.is_tree_of(pin):
+            # Not of the newest that was seen: the store fell back, and sidecars wait for it to come up again.
+            if shown is not None and shown.is_tree_of(pin) and shown == standing.seen:
                 await self._pinned.is_whole(shown.digest, self._references | self._uploaded)
             elif (again := await self._show_again(epoch, pointer, standing)) is not None:
                 return again

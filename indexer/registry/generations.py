@@ -41,12 +41,14 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where generations stand: the newest number that was given, the pin, and how many are held back behind it.
+    """Where generations stand: the newest that was given a number, the newest that readers could see, the pin, and how
+    many are held back behind it.
 
     `pin` is a number; `pinned` its generation, None if the registry does not know it.
     """
 
     last: Generation | None
+    seen: Generation | None
     pin: int | None
     pinned: Generation | None
     held: int
@@ -95,12 +97,13 @@ async def set_pin(connection: AsyncConnection, number: int | None) -> None:
 
 async def standing(connection: AsyncConnection) -> Standing:
     """Where generations stand."""
-    last = await latest(connection)
+    last = next(iter(await latest(connection)), None)
+    seen = next(iter(await latest(connection, moved=True)), None)
     number = await pin(connection)
     if number is None:
-        return Standing(last[0] if last else None, None, None, 0)
+        return Standing(last, seen, None, None, 0)
     count = await connection.scalar(sa.select(sa.func.count()).select_from(generation).where(*_waiting()))
-    return Standing(last[0] if last else None, number, await find(connection, number), count or 0)
+    return Standing(last, seen, number, await find(connection, number), count or 0)
 
 
 async def intend(connection: AsyncConnection, new: Generation) -> bool:
@@ -156,7 +159,9 @@ async def clock(connection: AsyncConnection) -> int:
 
 
 def _waiting() -> tuple[sa.ColumnElement[bool], ...]:
-    """What makes a generation one that waits behind the pin; a rollback that was not finished is none."""
+    """What makes a generation one that waits behind the pin: it came after what readers see, and they cannot see it. A
+    rollback that was not finished is none.
+    """
     seen = sa.select(sa.func.coalesce(sa.func.max(generation.c.generation), 0)).where(generation.c.moved)
     return generation.c.moved.is_(False), generation.c.shows.is_(None), generation.c.generation > seen.scalar_subquery()
 
