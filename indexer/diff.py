@@ -70,7 +70,8 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class ChangedQuery:
-    """A query whose record differs. `v1`, `v2`: the sets that do, by name: members, contained, unlisted (by pages).
+    """A query whose record differs. `v1`, `v2`: the sets that do, by name: members, contained, unlisted (by pages);
+    `v2` is None if the second version of the API has those of the first, in both.
 
     `documents`: the content keys of those that it shows in a form of its own, in either of the two, if that differs.
     """
@@ -79,7 +80,7 @@ class ChangedQuery:
     title: str | None
     fields: dict[str, tuple[Any, Any]]
     v1: dict[str, Keys]
-    v2: dict[str, Keys]
+    v2: dict[str, Keys] | None
     documents: list[str]
 
 
@@ -246,7 +247,7 @@ class _Comparison:
                     title=one.title,
                     fields={} if a is None or b is None else _fields(a, b, without=_SETS),
                     v1=await self._sets(old_v1, new_v1),
-                    v2=await self._sets(old_v2, new_v2) if old_v1 != old_v2 or new_v1 != new_v2 else {},
+                    v2=await self._sets(old_v2, new_v2) if old_v1 != old_v2 or new_v1 != new_v2 else None,
                     documents=await self._own_documents(a, b),
                 )
                 into = self._diff.queries_changed

@@ -209,7 +209,7 @@ def _diff_as_lines(found: Diff) -> Iterable[str]:
         for query in queries:
             yield _named(sign, "query", query)
             yield from _fields(query.fields)
-            for version, sets in (("v1", query.v1), ("v2", query.v2)):
+            for version, sets in (("v1", query.v1), ("v2", query.v2 or {})):
                 yield from (f"    {version} {name}: {_keys(keys)}" for name, keys in sets.items())
             if query.documents:
                 yield f"    documents of its own: {_some(query.documents)}"
