@@ -6,6 +6,7 @@ by then, and is published whatever becomes of this process. Headers of an answer
 X-Catalog-Clock        the registry's clock of the write: a generation that covers it shows it.
 X-Catalog-Generation   the generation that shows it.
 X-Catalog-Published    "pending", instead of the generation, if there is none yet.
+X-Catalog-Pinned       the generation that is pinned, beside "pending": until somebody unpins, there will be none.
 
 Any indexer answers; the one that leads publishes.
 """
@@ -218,6 +219,8 @@ class CatalogApi:
         headers = {"X-Catalog-Clock": str(tx.clock)}
         if generation is None:
             headers["X-Catalog-Published"] = "pending"
+            if self._publication.pinned is not None:
+                headers["X-Catalog-Pinned"] = str(self._publication.pinned)
         else:
             headers["X-Catalog-Generation"] = str(generation)
         if status == 204:

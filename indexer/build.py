@@ -6,13 +6,13 @@ The order makes it repeatable: two builds from empty registries over the same co
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from indexer.leadership import Leadership
 from indexer.metrics import Metrics
 from indexer.pipeline import Pipeline
 from indexer.publish import Publisher, render_again
-from indexer.registry import pulls
+from indexer.registry import generations, pulls
 from indexer.registry.generations import Generation
 from indexer.registry.pulls import DEMAND, Target
 from indexer.wiring import Parts, limits_of
@@ -21,6 +21,8 @@ from sidecar.errors import CatalogError
 
 PATIENCE_LEASES: Final = 2
 
+T = TypeVar("T")
+
 
 class NoSuchQuery(CatalogError):
     """Raised when no catalog wants the query that was asked for."""
@@ -28,13 +30,16 @@ class NoSuchQuery(CatalogError):
 
 @dataclass(slots=True)
 class Built:
-    """What a build has done; `held` are those whose results are refused; `generation` is None if nothing was new."""
+    """What a build has done. `held`: those whose results are refused. `generation` is None if nothing was new, and not
+    `moved` to if it is held back behind the generation that is `pinned`.
+    """
 
     passed: list[Target] = field(default_factory=list)
     failed: list[Target] = field(default_factory=list)
     held: list[Target] = field(default_factory=list)
     customers_failed: int = 0
     generation: Generation | None = None
+    pinned: int | None = None
 
 
 async def build(
@@ -55,7 +60,7 @@ async def build(
     pointer = await parts.store.pointer()
     epoch = await leadership.acquire(0 if pointer is None else pointer.epoch, patience=PATIENCE_LEASES)
     try:
-        return await _while_leading(leadership, epoch, _build(parts, publisher, epoch, query, progress))
+        return await while_leading(leadership, epoch, _build(parts, publisher, epoch, query, progress))
     finally:
         await leadership.release(epoch)
 
@@ -99,11 +104,16 @@ async def _build(
     done.customers_failed = await pipeline.details(epoch, parts.clock.now_ms())
     progress(None, len(targets))
     done.generation = await publisher.commit(epoch)
+    if done.generation is not None and done.generation.shows is not None:
+        # The pinned tree was not what readers saw: what was built comes after it.
+        done.generation = await publisher.commit(epoch)
+    async with parts.registry.read() as connection:
+        done.pinned = await generations.pin(connection)
     await publisher.sweep(epoch, parts.settings.store.keep_generations)
     return done
 
 
-async def _while_leading(leadership: Leadership, epoch: int, work: Coroutine[None, None, Built]) -> Built:
+async def while_leading(leadership: Leadership, epoch: int, work: Coroutine[None, None, T]) -> T:
     """Runs the work beside signs of life; if the lead is lost, the work is cancelled and Deposed raised."""
     working = asyncio.create_task(work)
     keeping = asyncio.create_task(leadership.keep(epoch))

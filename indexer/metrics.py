@@ -37,6 +37,37 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self.last_publish_s = Gauge(
+            "catalog_indexer_last_publish_seconds",
+            "Unix time at which this process last moved the store's pointer; 0 if it never has",
+            registry=self.registry,
+        )
+        self.pinned = Gauge(
+            "catalog_indexer_pinned", "1 while this process leads and a generation is pinned", registry=self.registry
+        )
+        self.held = Gauge(
+            "catalog_indexer_held_generations",
+            "Generations that wait behind the pin, while this process leads",
+            registry=self.registry,
+        )
+        self.damaged = Gauge(
+            "catalog_indexer_store_damaged_objects",
+            "Objects that the published tree needs, and that the last look at the store found missing or corrupt",
+            registry=self.registry,
+        )
+        self.damage = Counter(
+            "catalog_indexer_store_damage",
+            "Objects of the published tree that were found damaged, by what was wrong with them",
+            ["kind"],
+            registry=self.registry,
+        )
+        for kind in ("missing", "corrupt"):
+            self.damage.labels(kind)
+        self.healed = Counter(
+            "catalog_indexer_objects_healed",
+            "Damaged objects that were written again, bit for bit",
+            registry=self.registry,
+        )
         self.queries = Gauge(
             "catalog_indexer_queries",
             "Queries that catalogs want, by state of their last pull",
@@ -86,6 +117,11 @@ class Metrics:
         self.pulls.labels(outcome).inc()
         if outcome == "passed":
             self.last_success_s.set(now_ms / 1000)
+
+    def left(self) -> None:
+        """Forgets what only a leader can tell."""
+        for gauge in (self.pinned, self.held, self.damaged):
+            gauge.set(0)
 
     def published(self, generation: Generation) -> None:
         """Counts a generation."""

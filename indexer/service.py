@@ -14,6 +14,7 @@ from indexer.compare import Comparing
 from indexer.jobs import Jobs
 from indexer.leadership import Leadership
 from indexer.metrics import Metrics
+from indexer.patrol import Patrol
 from indexer.pipeline import Pipeline
 from indexer.publication import Publication
 from indexer.publish import Publisher, render_again
@@ -57,7 +58,7 @@ async def serve(parts: Parts, role: Role, publication: Publication, metrics: Met
 async def _lead_once(
     parts: Parts, leadership: Leadership, role: Role, publication: Publication, metrics: Metrics, *, adopt: bool
 ) -> None:
-    publisher = Publisher(parts.registry, parts.store, parts.clock, adopt=adopt)
+    publisher = Publisher(parts.registry, parts.store, parts.clock, adopt=adopt, metrics=metrics)
     await publisher.check()
     pointer = await parts.store.pointer()
     epoch = await leadership.acquire(0 if pointer is None else pointer.epoch)
@@ -73,6 +74,7 @@ async def _lead_once(
             log.error("the lead is lost", epoch=epoch, reason=str(error))
     finally:
         role.leading = False
+        metrics.left()
         await leadership.release(epoch)
 
 
@@ -98,6 +100,7 @@ class _Leader:
             parts.registry, parts.source, publisher, parts.clock, limits_of(parts.settings), metrics, self._wake.set
         )
         self._jobs = Jobs(parts, pipeline, epoch, self._wake.set, self._lose)
+        self._patrol = Patrol(publisher, parts.store, parts.clock, metrics, self._wake.set)
 
     async def run(self) -> None:
         await render_again(self._parts.registry, self._epoch)
@@ -109,6 +112,7 @@ class _Leader:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._publish())
                 group.create_task(self._sweep())
+                group.create_task(self._patrol.run())
                 group.create_task(self._watch())
         except* CatalogError as failed:
             raise failed.exceptions[0] from None
@@ -152,8 +156,8 @@ class _Leader:
                 log.warning("not published yet", reason=str(error))
                 await asyncio.sleep(RETRY_S)
                 continue
-            self._role.problem = None
-            if new is not None:
+            self._role.problem = self._publisher.problem
+            if new is not None and new.moved:
                 self._publication.note(new)
                 self._metrics.published(new)
             # Not wait_for, which forgets a cancellation that comes in the moment of the wake: this would never end.

@@ -5,7 +5,8 @@
    not be told from a write that got lost. Nothing is ever sent twice, no redirect is followed, no cookie is kept.
 2. What was made carries X-Catalog-Clock, the registry's clock. The answer is held back until the generation that this
    sidecar serves, in all of its workers, covers it, and names that generation; past the deadline it says
-   X-Catalog-Published: pending.
+   X-Catalog-Published: pending. So it does at once if the indexer says that a generation is pinned (X-Catalog-Pinned):
+   none that shows the write will come before somebody unpins.
 3. Without an answer it is a 503 that says which: not sent, or sent and not known to be made. Repeating is safe then.
 
 A caller who hangs up does not end this: the write may be made already, and goes on, within its deadlines. aiohttp's
@@ -69,7 +70,7 @@ DEADLINES: Final = Deadlines()
 
 
 class Reply(NamedTuple):
-    """What the indexer answered; the clock, if it made something."""
+    """What the indexer answered; the clock, if it made something that a generation will show for all that is known."""
 
     status: int
     headers: CIMultiDict[str]
@@ -164,7 +165,8 @@ class Forwarder:
                 answer += piece
                 if len(answer) > MAX_ANSWER_BYTES:
                     raise BrokenOffError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
-            clock = response.headers.get("X-Catalog-Clock", "")
+            pinned = "X-Catalog-Pinned" in response.headers
+            clock = "" if pinned else response.headers.get("X-Catalog-Clock", "")
             return Reply(
                 response.status,
                 _picked(response.headers, RETURNED),

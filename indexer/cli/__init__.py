@@ -3,6 +3,7 @@
 import click
 
 from indexer.cli.catalogs import catalogs_group
+from indexer.cli.generations import diff, generations_, pin, rollback, unpin
 from indexer.cli.moving import compare, import_
 from indexer.cli.quarantine import quarantine_group
 from indexer.cli.serving import build, check, demo, dump, refresh, serve, status
@@ -16,4 +17,6 @@ def main() -> None:
 
 
 for command in (serve, build, refresh, status, check, dump, import_, compare, catalogs_group, quarantine_group, demo):
+    main.add_command(command)
+for command in (generations_, diff, rollback, pin, unpin):
     main.add_command(command)

@@ -109,6 +109,19 @@ def with_store(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
     return run_to_end(run())
 
 
+def with_published(settings: Settings, work: Callable[[Registry, Store], Awaitable[T]]) -> T:
+    """Runs work over the registry and the store, which is opened for reading."""
+
+    async def run(registry: Registry) -> T:
+        store = open_store(settings.store.url, writable=False)
+        try:
+            return await work(registry, store)
+        finally:
+            await store.close()
+
+    return with_registry(settings, run)
+
+
 def until_stopped(settings: Settings, work: Callable[[Parts], Awaitable[None]]) -> None:
     """Runs work over everything until a signal ends it."""
 

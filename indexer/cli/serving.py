@@ -59,7 +59,13 @@ def build(config: Path | None, query: str | None, adopt: bool) -> None:
     built = with_parts(settings, lambda parts: _build(parts, query, adopt))
     new = built.generation
     if new is None:
-        click.echo("nothing to publish: the store shows the registry's state")
+        held = "" if built.pinned is None else f"; generation {built.pinned} is pinned"
+        click.echo(f"nothing to publish: the store shows the registry's state{held}")
+    elif not new.moved:
+        click.echo(
+            f"generation {new.generation}: {len(built.passed)} queries pulled, held back: generation {built.pinned} is "
+            "pinned; `catalog-indexer unpin` publishes what has been held back"
+        )
     else:
         click.echo(
             f"generation {new.generation}: {len(built.passed)} queries pulled, "

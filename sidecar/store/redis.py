@@ -34,7 +34,7 @@ from typing import Any, Final
 
 import structlog
 from redis.asyncio.sentinel import MasterNotFoundError
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from sidecar.contract.objects import Sealed
 from sidecar.errors import StoreError
@@ -105,6 +105,8 @@ class RedisStore:
         self._moved = asyncio.Event()
         self._listener: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
+        # What a writer was last told of evictions; None before it has asked.
+        self._evicting: frozenset[str] | None = None
 
     async def get(self, digests: Collection[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
@@ -123,6 +125,8 @@ class RedisStore:
 
     async def pointer(self) -> Pointer | None:
         async with self._reached():
+            if self._writable and self._evicting is None:
+                await self._look_for_evictions()
             return await self._pointer()
 
     async def move(self, pointer: Pointer) -> None:
@@ -172,6 +176,7 @@ class RedisStore:
         swept = 0
         async with self._reached(writing=True):
             check_epoch(await self._pointer(), epoch)
+            await self._look_for_evictions()
             for client in await self._servers.all():
                 async for page in _pages(client.scan_iter(match=OBJECT + b"*", count=BATCH)):
                     check_epoch(await self._pointer(), epoch)
@@ -190,6 +195,25 @@ class RedisStore:
     async def _pointer(self) -> Pointer | None:
         [(client, _)] = await self._servers.divide([POINTER])
         return _pointer(await client.get(POINTER))
+
+    async def _look_for_evictions(self) -> None:
+        """Warns if a server would delete objects that generations need, once until that changes; silent if the server
+        does not let itself be asked.
+        """
+        found = set()
+        for client in await self._servers.all():
+            with suppress(ResponseError):
+                memory = await client.info("memory")
+                # Those that evict what has an expiry time alone take nothing that a generation needs.
+                if memory.get("maxmemory") and str(memory.get("maxmemory_policy")).startswith("allkeys"):
+                    found.add(str(memory["maxmemory_policy"]))
+        if found - (self._evicting or set()):
+            _log.warning(
+                "a full Redis would delete objects that readers need; set maxmemory-policy noeviction",
+                store=str(self._address),
+                policy=sorted(found),
+            )
+        self._evicting = frozenset(found)
 
     async def _each(
         self, keys: Collection[bytes], command: Callable[[Sequence[bytes]], Command], script: str | None = None

@@ -22,7 +22,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from indexer.api import CatalogApi, answered
 from indexer.catalog_body import read_catalog
 from indexer.publication import Publication
-from indexer.registry import Registry, catalogs, pulls
+from indexer.registry import Registry, catalogs, generations, pulls
 from indexer.registry.pulls import Target
 from indexer.service import Role
 from indexer.source import SourceError
@@ -510,6 +510,23 @@ class TestAWrite:
         index = await here.index()
         assert set(index.catalogs) == {answer.body["uuid"]}
         assert index.root.clock >= int(answer.headers["X-Catalog-Clock"])
+
+    async def test_behind_a_pin_is_pending_at_once_and_says_what_is_pinned(self, here: World) -> None:
+        await here.publish()
+        async with here.registry.plain() as connection:
+            await generations.set_pin(connection, 1)
+        async with calling(here, within_s=LONG_S) as caller:
+            began_s = perf_counter()
+            answer = await caller.create()
+            assert perf_counter() - began_s < LONG_S / 2
+            names = ("X-Catalog-Published", "X-Catalog-Pinned", "X-Catalog-Generation")
+            assert [answer.headers.get(name) for name in names] == ["pending", "1", None]
+            async with here.registry.plain() as connection:
+                await generations.set_pin(connection, None)
+            async with publishing(here, caller), asyncio.timeout(LONG_S):
+                while "X-Catalog-Pinned" in answer.headers:
+                    answer = await caller.ask("PATCH", path_of("a"), json={"title": "b"})
+            assert [answer.headers.get(name) for name in names] == [None, None, answer.headers["X-Catalog-Generation"]]
 
     async def test_wakes_the_leader(self, caller: Caller) -> None:
         await caller.create()

@@ -40,8 +40,8 @@ async def counting(here: World, tmp_path: Path) -> AsyncIterator[CountingRegistr
     await registry.close()
 
 
-def generation(number: int, clock: int, *, moved: bool = True) -> Generation:
-    return Generation(number, 1, bytes(32), None, clock, 0, 1, 1, "test", moved)
+def generation(number: int, clock: int, *, moved: bool = True, shows: int | None = None) -> Generation:
+    return Generation(number, 1, bytes(32), None, clock, 0, 1, 1, "test", moved, shows)
 
 
 async def write(here: World) -> int:
@@ -140,3 +140,64 @@ async def test_a_registry_that_is_out_of_reach_for_a_while_is_asked_again(here: 
     assert await Publication(registry).covering(clock, LONG_S) == 1
     assert registry.count == 3
     await registry.close()
+
+
+class TestARollback:
+    async def test_of_a_higher_number_covers_no_write_that_it_takes_away(
+        self, here: World, counting: CountingRegistry
+    ) -> None:
+        publication = Publication(counting)
+        publication.note(generation(5, 9))
+        publication.note(generation(6, 4, shows=2))
+        assert await publication.covering(4, LONG_S) == 6
+        assert await publication.covering(9, 2.5 * LOOK_EVERY_S) is None
+        publication.note(generation(7, 9))
+        assert await publication.covering(9, LONG_S) == 7
+
+    async def test_that_another_process_has_published_is_read(self, here: World, counting: CountingRegistry) -> None:
+        clock = await write(here)
+        first = await here.publish()
+        assert first is not None
+        publication = Publication(counting)
+        assert await publication.covering(clock, LONG_S) == 1
+        later = await write(here)
+        await here.publish()
+        async with here.registry.plain() as connection:
+            await generations.set_pin(connection, 1)
+        again = await here.publish()
+        assert again is not None
+        assert (again.generation, again.clock) == (3, first.clock)
+        # The write was published, under 2, and is not to be seen any more.
+        assert await publication.covering(later, LONG_S) is None
+        assert publication.pinned == 1
+        assert await publication.covering(clock, LONG_S) in (1, 3)
+
+
+class TestAPin:
+    async def test_has_nobody_wait_for_what_cannot_come(self, here: World, counting: CountingRegistry) -> None:
+        await here.publish()
+        async with here.registry.plain() as connection:
+            await generations.set_pin(connection, 1)
+        publication = Publication(counting)
+        for _ in range(3):
+            assert await publication.covering(await write(here), LONG_S) is None
+        held = await here.publish()
+        assert held is not None
+        publication.note(held)
+        assert await publication.covering(held.clock, LONG_S) is None
+
+    async def test_that_ends_is_noticed(self, here: World, counting: CountingRegistry) -> None:
+        await here.publish()
+        async with here.registry.plain() as connection:
+            await generations.set_pin(connection, 1)
+        publication = Publication(counting)
+        clock = await write(here)
+        assert await publication.covering(clock, LONG_S) is None
+        async with here.registry.plain() as connection:
+            await generations.set_pin(connection, None)
+        await here.publish()
+        async with asyncio.timeout(LONG_S):
+            while publication.pinned is not None:
+                await publication.covering(clock, LONG_S)
+        assert await publication.covering(clock, LONG_S) == 2
+        assert publication.pinned is None

@@ -372,6 +372,16 @@ async def test_what_the_indexer_calls_pending_may_be_loaded_all_the_same(rig: Ri
     assert "X-Catalog-Published" not in answer.headers
 
 
+async def test_what_is_held_back_behind_a_pin_is_not_waited_for(rig: Rig) -> None:
+    """No generation that shows it comes before somebody unpins, which may take days."""
+    rig.indexer.headers = {"X-Catalog-Clock": "7", "X-Catalog-Published": "pending", "X-Catalog-Pinned": "3"}
+    answer = await rig.ask("PUT", ONE)
+    assert answer.headers["X-Catalog-Published"] == "pending"
+    assert "X-Catalog-Pinned" not in answer.headers
+    assert not rig.current.waited_for.is_set()
+    assert rig.counted("pending") == 1
+
+
 async def test_whoever_waits_is_answered_once_waiting_is_over(rig: Rig) -> None:
     rig.indexer.headers = {"X-Catalog-Clock": "7"}
     write = rig.ask_soon()

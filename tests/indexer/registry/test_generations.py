@@ -81,3 +81,74 @@ async def test_noting_generations_does_not_move_the_clock(registry: Registry) ->
     await intend(registry, FIRST)
     async with registry.read() as connection:
         assert await generations.clock(connection) == 0
+
+
+async def moved(registry: Registry, *numbers: int) -> None:
+    for number in numbers:
+        await intend(registry, replace(FIRST, generation=number))
+        async with registry.plain() as connection:
+            await generations.moved(connection, number)
+
+
+async def pin(registry: Registry, number: int | None) -> None:
+    async with registry.plain() as connection:
+        await generations.set_pin(connection, number)
+
+
+class TestAPin:
+    async def test_is_none_at_first(self, registry: Registry) -> None:
+        await moved(registry, 1)
+        async with registry.read() as connection:
+            standing = await generations.standing(connection)
+            assert await generations.held(connection, 10) == []
+        assert (standing.pin, standing.pinned, standing.held) == (None, None, 0)
+        assert standing.last == standing.seen == replace(FIRST, moved=True)
+
+    async def test_holds_back_what_comes_after_what_readers_see(self, registry: Registry) -> None:
+        """What was intended before the last one that they could see, or as a rollback, waits for nobody."""
+        await moved(registry, 1)
+        await intend(registry, replace(FIRST, generation=2))
+        await moved(registry, 3)
+        await pin(registry, 1)
+        await intend(registry, replace(FIRST, generation=4, shows=1))
+        for number in (5, 6):
+            await intend(registry, replace(FIRST, generation=number))
+        async with registry.read() as connection:
+            standing = await generations.standing(connection)
+            held = await generations.held(connection, 10)
+            assert await generations.held(connection, 1) == held[:1]
+        assert [g.generation for g in held] == [6, 5]
+        assert (standing.pin, standing.held) == (1, 2)
+        assert (standing.pinned, standing.last) == (replace(FIRST, moved=True), held[0])
+        await pin(registry, None)
+        async with registry.read() as connection:
+            assert await generations.held(connection, 10) == []
+
+    async def test_of_an_unknown_generation_has_a_number_alone(self, registry: Registry) -> None:
+        await pin(registry, 9)
+        async with registry.read() as connection:
+            standing = await generations.standing(connection)
+        assert (standing.last, standing.seen, standing.pin, standing.pinned) == (None, None, 9, None)
+
+    async def test_is_not_forgotten_with_old_generations(self, registry: Registry) -> None:
+        await moved(registry, 1, 2, 3)
+        await pin(registry, 1)
+        async with registry.plain() as connection:
+            await generations.prune(connection, 1)
+        assert [g.generation for g in await latest(registry, 9)] == [3, 1]
+
+
+async def test_one_is_found_by_its_number_and_the_one_before_by_what_readers_saw(registry: Registry) -> None:
+    await moved(registry, 1)
+    await intend(registry, replace(FIRST, generation=2, shows=1))
+    async with registry.read() as connection:
+        assert await generations.find(connection, 2) == replace(FIRST, generation=2, shows=1)
+        assert await generations.find(connection, 3) is None
+        assert await generations.before(connection, 3) == replace(FIRST, moved=True)
+        assert await generations.before(connection, 1) is None
+
+
+def test_a_rollback_is_of_its_own_tree_and_of_the_one_that_it_shows() -> None:
+    again = replace(FIRST, generation=7, shows=3)
+    assert [number for number in range(10) if again.is_tree_of(number)] == [3, 7]
+    assert [number for number in range(10) if FIRST.is_tree_of(number)] == [1]

@@ -404,7 +404,7 @@ NOT_CONTENT_SET = [
     *([D1, digest, D1] for digest in NOT_DIGEST),
     *([D1, D1, digest] for digest in NOT_DIGEST),
 ]
-NOT_STATE = [*NOT_NUMBER, 5, 5, 255]
+NOT_STATE = [*NOT_NUMBER, 5, 6, 255]
 NOT_TYPE = [*NOT_NUMBER, 0, 5, 255]
 NOT_PART = [v for k, v in OTHERS.items() if k not in ("bytes", "list of one")]
 

@@ -280,6 +280,67 @@ async def test_who_may_not_subscribe_or_publish_polls(server: RedisServer, conne
         assert await waiting == at(1, 1)
 
 
+# Evictions.
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-random"])
+async def test_a_policy_that_deletes_what_readers_need_is_warned_of_once(
+    server: RedisServer, connect: Connect, policy: str
+) -> None:
+    server.admin.config_set("maxmemory", "100mb")
+    server.admin.config_set("maxmemory-policy", policy)
+    store = connect(server.url)
+    with capture_logs() as logs:
+        for _ in range(2):
+            await store.pointer()
+            await store.sweep(set(), epoch=1, now_ms=HOUR_MS, grace_ms=HOUR_MS)
+    assert [(line["log_level"], line["policy"]) for line in logs] == [("warning", [policy])]
+
+
+async def test_a_policy_that_comes_later_is_noticed_by_a_sweep(server: RedisServer, connect: Connect) -> None:
+    store = connect(server.url)
+    with capture_logs() as logs:
+        await store.pointer()
+        server.admin.config_set("maxmemory", "100mb")
+        server.admin.config_set("maxmemory-policy", "allkeys-lfu")
+        await store.pointer()
+        assert logs == []
+        await store.sweep(set(), epoch=1, now_ms=HOUR_MS, grace_ms=HOUR_MS)
+        assert len(logs) == 1
+
+
+@pytest.mark.parametrize(
+    "maxmemory, policy", [("0", "allkeys-lru"), ("100mb", "noeviction"), ("100mb", "volatile-lru")]
+)
+async def test_a_policy_that_deletes_nothing_that_readers_need_is_not_warned_of(
+    server: RedisServer, connect: Connect, maxmemory: str, policy: str
+) -> None:
+    server.admin.config_set("maxmemory", maxmemory)
+    server.admin.config_set("maxmemory-policy", policy)
+    with capture_logs() as logs:
+        await connect(server.url).pointer()
+    assert logs == []
+
+
+async def test_who_may_not_ask_for_the_policy_is_told_nothing(server: RedisServer, connect: Connect) -> None:
+    server.admin.config_set("maxmemory", "100mb")
+    server.admin.config_set("maxmemory-policy", "allkeys-lru")
+    server.admin.execute_command("ACL", "SETUSER", "default", "-info")
+    store = connect(server.url)
+    with capture_logs() as logs:
+        await store.move(at(1, 1))
+        assert await store.pointer() == at(1, 1)
+    assert logs == []
+
+
+async def test_readers_do_not_ask_for_the_policy(server: RedisServer, connect: Connect) -> None:
+    server.admin.config_set("maxmemory", "100mb")
+    server.admin.config_set("maxmemory-policy", "allkeys-lru")
+    with capture_logs() as logs:
+        await connect(server.url, writable=False).pointer()
+    assert logs == []
+
+
 # Sweeping while others write.
 
 
