@@ -14,12 +14,13 @@ from typing import Final
 import structlog
 
 from sidecar.clock import Clock
-from sidecar.contract.index import Index
+from sidecar.contract.index import Index, check_root
 from sidecar.contract.objects import DIGEST_BYTES, ObjectType
-from sidecar.contract.records import ContentShard, QueryShard, Record
+from sidecar.contract.records import ContentShard, QueryShard, Record, Root
 from sidecar.current import Current, Generation
 from sidecar.disk import Disk
-from sidecar.errors import ContractError, StoreError
+from sidecar.errors import ContractError, ObjectMissing, StoreError
+from sidecar.store import Pointer
 from sidecar.tiers import BATCH, Tiers
 
 RETRY_S: Final = 5.0
@@ -93,8 +94,11 @@ class Copier:
 
     async def _copy(self, generation: Generation) -> bool:
         held = await self._disk.pointer()
-        if self._disk.status.state == "failing" or self._disk.is_siblings:
+        if not self._disk.is_readable or self._disk.is_siblings:
             # Nothing is fetched for a disk that cannot take it, or that is completed by a sibling.
+            return False
+        if held is not None and held[:2] > generation.pointer[:2] and await self._holds(held):
+            # A sibling has copied what is about to be served here, too.
             return False
         if self.copied is None or held != self.copied.pointer or self._resets != self._disk.resets:
             # Another file, or another writer: nothing is known of what it holds.
@@ -103,7 +107,8 @@ class Copier:
         if held != generation.pointer:
             before = None if self.copied is None else self.copied.index
             lacking = iter(await asyncio.to_thread(_lacking, generation.index, documents, before, self._documents))
-            while batch := list(islice(lacking, BATCH)):
+            # Whether a disk takes anything again that took nothing, one object shows as well as many.
+            while batch := list(islice(lacking, 1 if self._disk.status.state == "failing" else BATCH)):
                 if self._current.generation is not generation or not await self._tiers.copy_to_disk(batch):
                     return False
             live = None
@@ -119,6 +124,19 @@ class Copier:
         self.copied, self._documents = generation, documents
         self._disk.status.incomplete = None
         _log.info("generation copied to disk", generation=generation.pointer.generation)
+        return True
+
+    async def _holds(self, pointer: Pointer) -> bool:
+        """Whether the disk's own word for a generation that is not served can be true."""
+        if pointer == self._disk.unservable:
+            return False
+        reference = (ObjectType.ROOT, pointer.digest)
+        try:
+            root = (await self._tiers.read([reference], keep=False))[pointer.digest]
+            assert isinstance(root, Root)
+            check_root(root, pointer.epoch, pointer.generation)
+        except (ContractError, ObjectMissing):
+            return False
         return True
 
     async def _read_documents(self, generation: Generation) -> dict[bytes, bytes]:

@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapp
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
+import structlog
+
 from sidecar.contract.objects import Sealed, digest_of
 from sidecar.contract.records import Record, Reference, open_record
 from sidecar.disk import Disk
-from sidecar.errors import CatalogError, ContractError, ObjectMissing, StoreError, WrongDigest
+from sidecar.errors import CatalogError, ContractError, ObjectMissing, StoreError, UnknownFormat, WrongDigest
 from sidecar.memory import Filled, Memory
 from sidecar.metrics import Metrics
 from sidecar.store import Store
@@ -22,6 +24,9 @@ STORE_DEADLINE_S: Final = 10.0
 BATCH: Final = 256
 # Opening takes some 20 to 300 µs for each object; from here on a thread does it.
 INLINE: Final = 8
+# Corrupt objects that were told of; beyond that some are told of again.
+MAX_TOLD: Final = 10_000
+_log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 Landed = Mapping[Reference, Record | CatalogError]
@@ -40,6 +45,7 @@ class Tiers:
         self._reads = {tier: (labels(tier, "hit"), labels(tier, "miss")) for tier in ("memory", "disk", "store")}
         self._flights: dict[Reference, asyncio.Task[Landed]] = {}
         self.busy: set[asyncio.Task[object]] = set()
+        self._told: set[tuple[str, bytes]] = set()
 
     async def read(
         self, references: Iterable[Reference], *, keep: bool = True, spare: bool = False
@@ -75,8 +81,9 @@ class Tiers:
             if digest not in data:
                 raise ObjectMissing(f"object {digest.hex()} is in no tier")
             if digest_of(data[digest]) != digest:
-                self.metrics.corrupt.labels("store").inc()
-                raise WrongDigest(f"object {digest.hex()}: the store's {len(data[digest])} bytes hash otherwise")
+                error = WrongDigest(f"object {digest.hex()}: the store's {len(data[digest])} bytes hash otherwise")
+                self._note_corrupt("store", digest, error)
+                raise error
         return await self._disk.put([Sealed(digest, data[digest]) for digest in absent])
 
     async def close(self) -> None:
@@ -145,10 +152,19 @@ class Tiers:
             landed = await asyncio.to_thread(_open_all, references, data)
         else:
             landed = _open_all(references, data)
-        corrupt = sum(isinstance(record, ContractError) for record in landed.values())
-        if corrupt:
-            self.metrics.corrupt.labels(tier).inc(corrupt)
+        for (_, digest), record in landed.items():
+            if isinstance(record, ContractError) and not isinstance(record, UnknownFormat):
+                self._note_corrupt(tier, digest, record)
         return landed
+
+    def _note_corrupt(self, tier: str, digest: bytes, error: ContractError) -> None:
+        """Counts an object that is not used, and tells of it once: it may be asked for again and again."""
+        self.metrics.corrupt.labels(tier).inc()
+        if len(self._told) >= MAX_TOLD:
+            self._told.clear()
+        if (tier, digest) not in self._told:
+            self._told.add((tier, digest))
+            _log.error("a corrupt object is not used", tier=tier, object=digest.hex(), error=str(error))
 
     async def _from_store(self, digests: Collection[bytes]) -> dict[bytes, bytes]:
         async with store_deadline(self.metrics):

@@ -17,8 +17,8 @@ from typing import Final
 
 import aiosqlite
 
-from sidecar.contract.objects import Sealed
-from sidecar.errors import StoreError
+from sidecar.contract.objects import DIGEST_BYTES, Sealed
+from sidecar.errors import PointerDamaged, StoreError
 from sidecar.store import Pointer, check_epoch, check_move
 from sidecar.store.mounts import mounts, network_file_system
 
@@ -27,14 +27,19 @@ BUSY_TIMEOUT_S: Final = 10.0
 RETRY_S: Final = 0.01
 BATCH: Final = 500
 
-# `sidecar/inprocess/copy.py` reads it, too.
+# `sidecar/inprocess/copy.py` reads it, too. `earlier` is where the pointer was before it last moved.
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS objects (digest BLOB PRIMARY KEY, data BLOB NOT NULL, unreferenced_ms INTEGER);
 CREATE INDEX IF NOT EXISTS objects_unreferenced ON objects (unreferenced_ms) WHERE unreferenced_ms IS NOT NULL;
 CREATE TABLE IF NOT EXISTS pointer (
     only INTEGER PRIMARY KEY CHECK (only = 1), epoch INTEGER NOT NULL, generation INTEGER NOT NULL, digest BLOB NOT NULL
 );
+CREATE TABLE IF NOT EXISTS earlier (
+    only INTEGER PRIMARY KEY CHECK (only = 1), epoch INTEGER NOT NULL, generation INTEGER NOT NULL, digest BLOB NOT NULL
+);
 """
+# SQLite's types are each value's own: one flipped bit makes text of a blob, which may not even be UTF-8.
+_AS_BYTES: Final = "CAST(epoch AS BLOB), CAST(generation AS BLOB), CAST(digest AS BLOB)"
 
 
 class SqliteStore:
@@ -54,8 +59,10 @@ class SqliteStore:
         found: dict[bytes, bytes] = {}
         async with self._reached() as connection:
             for batch in _batches(digests):
-                sql = f"SELECT digest, data FROM objects WHERE digest IN ({','.join('?' * len(batch))})"
-                found.update(await connection.execute_fetchall(sql, batch))  # type: ignore[arg-type]
+                marks = ",".join("?" * len(batch))
+                sql = f"SELECT digest, CAST(data AS BLOB) FROM objects WHERE digest IN ({marks})"
+                rows: Iterable[tuple[bytes, bytes | None]] = await connection.execute_fetchall(sql, batch)  # type: ignore[assignment]
+                found.update((digest, data or b"") for digest, data in rows)
         return found
 
     async def put(self, objects: Iterable[Sealed]) -> None:
@@ -70,13 +77,23 @@ class SqliteStore:
         async with self._reached() as connection:
             return await _pointer(connection)
 
+    async def earlier(self) -> Pointer | None:
+        """Where the pointer was before it last moved; None if it never did, or if that is damaged."""
+        async with self._reached() as connection:
+            with suppress(PointerDamaged):
+                return await _pointer(connection, "earlier")
+        return None
+
     async def move(self, pointer: Pointer) -> None:
         async with self._transaction() as connection:
             if check_move(await _pointer(connection), pointer):
                 # What makes the generation visible: everything that it needs was committed before.
-                await connection.execute(
-                    "INSERT OR REPLACE INTO pointer (only, epoch, generation, digest) VALUES (1, ?, ?, ?)", pointer
-                )
+                await _put_pointer(connection, pointer)
+
+    async def reset(self, pointer: Pointer) -> None:
+        """Puts the pointer anywhere, also over one that is damaged or higher: where nobody else may write."""
+        async with self._transaction() as connection:
+            await _put_pointer(connection, pointer)
 
     async def changed(self, known: Pointer | None, timeout_s: float) -> Pointer | None:
         # The row itself is read, and not PRAGMA data_version: that one does not see what this connection commits.
@@ -187,9 +204,24 @@ class SqliteStore:
             return True
 
 
-async def _pointer(connection: aiosqlite.Connection) -> Pointer | None:
-    rows = list(await connection.execute_fetchall("SELECT epoch, generation, digest FROM pointer"))
-    return Pointer(*rows[0]) if rows else None
+async def _pointer(connection: aiosqlite.Connection, table: str = "pointer") -> Pointer | None:
+    """Raises PointerDamaged if what is there is none."""
+    rows = list(await connection.execute_fetchall(f"SELECT {_AS_BYTES} FROM {table}"))
+    if not rows:
+        return None
+    epoch, generation, digest = (value or b"" for value in rows[0])
+    if len(rows) > 1 or not (epoch.isdigit() and generation.isdigit() and len(digest) == DIGEST_BYTES):
+        raise PointerDamaged(f"sqlite store: the table {table} holds something else than a pointer")
+    return Pointer(int(epoch), int(generation), digest)
+
+
+async def _put_pointer(connection: aiosqlite.Connection, pointer: Pointer) -> None:
+    # One that is damaged is no place to go back to.
+    with suppress(PointerDamaged):
+        if await _pointer(connection) not in (None, pointer):
+            await connection.execute("INSERT OR REPLACE INTO earlier SELECT * FROM pointer")
+    await connection.execute("DELETE FROM pointer")
+    await connection.execute("INSERT INTO pointer (only, epoch, generation, digest) VALUES (1, ?, ?, ?)", pointer)
 
 
 async def _prepare(connection: aiosqlite.Connection) -> None:

@@ -153,6 +153,40 @@ async def test_a_disk_that_failed_is_tried_again_until_it_holds_everything(rig: 
     assert rig.disk_store.objects.keys() == its.objects.keys()
 
 
+async def test_a_disk_that_takes_nothing_is_tried_with_one_object_until_it_takes_it(rig: Rig) -> None:
+    its = tree(1)
+    generation = await rig.serve(its)
+    rig.disk_store.full = True
+    for n in (1, 2, 3):
+        assert not await rig.copier.copy(generation)
+        assert rig.disk.status.state == "failing"
+        # The first time nobody knew.
+        assert len(rig.store.asked) < 300 + n
+    rig.disk_store.full = False
+    assert await rig.copier.copy(generation)
+    assert (rig.disk.status.state, rig.disk_store.objects.keys()) == ("ok", its.objects.keys())
+
+
+async def test_what_a_sibling_has_copied_meanwhile_is_not_taken_back(rig: Rig) -> None:
+    newer = tree(2, "edX+C2")
+    await publish(rig.disk_store, newer)
+    generation = await rig.serve(tree(1))
+    assert not await rig.copier.copy(generation)
+    assert await rig.disk_store.pointer() == Pointer(1, 2, newer.root)
+    rig.disk.unservable = Pointer(1, 2, newer.root)
+    assert await rig.copier.copy(generation)
+    assert await rig.disk_store.pointer() == generation.pointer
+
+
+@pytest.mark.parametrize("claimed", [Pointer(1, 7, tree(2).root), Pointer(1, 2, bytes(32))])
+async def test_a_claim_that_no_root_confirms_is_put_right(rig: Rig, claimed: Pointer) -> None:
+    await publish(rig.disk_store, tree(2))
+    await rig.disk_store.reset(claimed)
+    generation = await rig.serve(tree(1))
+    assert await rig.copier.copy(generation)
+    assert await rig.disk_store.pointer() == generation.pointer
+
+
 async def test_a_copy_that_cannot_be_completed_is_told_until_it_is_and_logged_once(rig: Rig) -> None:
     its, second = tree(1), tree(2, "edX+C2")
     generation = await rig.serve(its)
