@@ -41,6 +41,11 @@ MAGIC: Final = b"SQLite format 3\0"
 TOKEN_WAIT_S: Final = 2.0
 TOKEN_LOOK_S: Final = 0.01
 _UNUSABLE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+# What our statements meet in tables of another form: those of a copy whose schema was damaged, or somebody else's.
+_STRANGE: Final = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH})
+# A word of our schema, in which it stands three times, all on the first page.
+_OURS: Final = b"unreferenced_ms"
+_PAGE_BYTES: Final = 65536
 _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
@@ -48,7 +53,9 @@ Lock = Callable[[Path, float], int | None]
 
 
 class CopyStore(Store, Protocol):
-    """A store with one writer, who may put the pointer anywhere."""
+    """A store with one writer, who may put the pointer anywhere. `as_it_lies`: why it can be read and not written."""
+
+    as_it_lies: str | None
 
     async def earlier(self) -> Pointer | None:
         """Where the pointer was before; None if it was nowhere, or if that cannot be told any more."""
@@ -65,7 +72,7 @@ class OpenStore(Protocol):
     def __call__(self, path: Path, *, writable: bool) -> CopyStore: ...
 
 
-# What was tried when it failed. Opening: the lock could not be had.
+# What was tried when it failed. Opening: the lock, or the file for writing, could not be had.
 Doing = Literal["opening", "reading", "writing"]
 
 
@@ -149,7 +156,7 @@ class Disk:
 
     @property
     def is_readable(self) -> bool:
-        """Whether the last reading passed; what is written may fail nevertheless."""
+        """Whether the last reading passed as it should; what is written may fail nevertheless."""
         return self._troubles.keys() <= {"writing"}
 
     async def get(self, digests: Collection[bytes]) -> dict[bytes, bytes]:
@@ -183,6 +190,12 @@ class Disk:
         if live is None:
             return True
         return await self._writing(lambda store: store.sweep(live, epoch=pointer.epoch, now_ms=now_ms, grace_ms=0))
+
+    async def discard(self, reason: str) -> None:
+        """Sets the file aside, because it is no good although SQLite takes it for whole, and begins anew."""
+        if self._path is not None and not self.is_siblings:
+            self._failed("writing", reason)
+            await self._set_aside()
 
     async def close(self) -> None:
         """Lets what is under way finish, closes the file, and leaves it to others."""
@@ -247,7 +260,7 @@ class Disk:
                 return otherwise
             reason = str(error) or f"no answer within {DEADLINE_S:g} s"
             # Whatever is wrong with a sibling's, it is the sibling's to set aside.
-            unusable = _is_unusable(error) and not self.is_siblings
+            unusable = not self.is_siblings and await asyncio.to_thread(_is_unusable, error, self._path)
             if unusable and not await asyncio.to_thread(_is_ours, self._path):
                 unusable, reason = False, f"{self._path} is no disk copy of ours; choose another sidecar.disk"
             self._failed("opening" if self._reads is None else doing, reason)
@@ -256,7 +269,10 @@ class Disk:
                 await self._set_aside()
             return otherwise
         self._begun = True
-        if self._troubles:
+        if doing == "reading" and self._reads is not None and (why := self._reads.as_it_lies) is not None:
+            if "opening" not in self._troubles:
+                self._failed("opening", f"it can be read, and not written: {why}")
+        elif self._troubles:
             self._passed(doing)
         return result
 
@@ -336,16 +352,27 @@ def _is_to_come(error: Exception) -> bool:
     return isinstance(cause, FileNotFoundError)
 
 
-def _is_unusable(error: Exception) -> bool:
+def _is_unusable(error: Exception, path: Path) -> bool:
     cause = error.__cause__
-    return isinstance(cause, sqlite3.DatabaseError) and getattr(cause, "sqlite_errorcode", 0) & 0xFF in _UNUSABLE
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF if isinstance(cause, sqlite3.DatabaseError) else 0
+    if code not in _STRANGE:
+        return code in _UNUSABLE
+    try:
+        with path.open("rb") as file:
+            return _OURS in file.read(_PAGE_BYTES)
+    except OSError:
+        return False
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether the file may be set aside: it is a database, or there is nothing in it to be lost."""
+    """Whether the file may be set aside: it is a database, was one before a bit was flipped, or begins with nothing."""
     try:
         with path.open("rb") as file:
-            return file.read(len(MAGIC)) in (b"", MAGIC)
+            begins = file.read(len(MAGIC))
+            if MAGIC.startswith(begins) or not any(begins):
+                return True
+            flipped = int.from_bytes(begins, "big") ^ int.from_bytes(MAGIC, "big")
+            return len(begins) == len(MAGIC) and flipped.bit_count() == 1
     except FileNotFoundError:
         return True
     except OSError:

@@ -71,9 +71,15 @@ class Tiers:
         return found
 
     async def copy_to_disk(self, digests: Sequence[bytes]) -> bool:
-        """Whether the disk has these objects now, after those that it lacked were fetched from the store."""
+        """Whether the disk has these objects now, after those that it lacked or had corrupt were fetched from the
+        store.
+        """
         present = await self._disk.get(digests)
-        absent = [digest for digest in digests if digest not in present]
+        absent = await asyncio.to_thread(_not_among, present, digests)
+        rotten = [digest for digest in absent if digest in present]
+        for digest in rotten:
+            error = WrongDigest(f"object {digest.hex()}: the disk's {len(present[digest])} bytes hash otherwise")
+            self._note_corrupt("disk", digest, error)
         if not absent:
             return True
         data = await self._from_store(absent)
@@ -84,7 +90,13 @@ class Tiers:
                 error = WrongDigest(f"object {digest.hex()}: the store's {len(data[digest])} bytes hash otherwise")
                 self._note_corrupt("store", digest, error)
                 raise error
-        return await self._disk.put([Sealed(digest, data[digest]) for digest in absent])
+        if not await self._disk.put([Sealed(digest, data[digest]) for digest in absent]):
+            return False
+        if rotten and await asyncio.to_thread(_not_among, await self._disk.get(digests), digests):
+            # Two digests lead to one row, for example: to write one of the objects is to break the other.
+            await self._disk.discard("objects do not stay as they were written")
+            return False
+        return True
 
     async def close(self) -> None:
         """Ends all flights; whoever waits for one is cancelled with it."""
@@ -195,6 +207,11 @@ async def store_deadline(metrics: Metrics, deadline_s: float = STORE_DEADLINE_S)
     except StoreError:
         metrics.store_errors.inc()
         raise
+
+
+def _not_among(data: Mapping[bytes, bytes], digests: Iterable[bytes]) -> list[bytes]:
+    """The digests that these bytes do not hash to."""
+    return [digest for digest in digests if digest not in data or digest_of(data[digest]) != digest]
 
 
 def _open_all(references: Iterable[Reference], data: Mapping[bytes, bytes]) -> dict[Reference, Record | CatalogError]:

@@ -58,9 +58,7 @@ class Moment:
 
     def get(self, digest: bytes) -> bytes:
         """The bytes stored under a digest, unverified. Raises ObjectMissing."""
-        row = self._connection.execute(
-            "SELECT CAST(data AS BLOB) FROM objects WHERE digest = ?", (digest,)
-        ).fetchone()
+        row = self._connection.execute("SELECT CAST(data AS BLOB) FROM objects WHERE digest = ?", (digest,)).fetchone()
         if row is None:
             raise ObjectMissing(f"object {digest.hex()} is not in the disk copy")
         data: bytes = row[0] or b""

@@ -11,6 +11,7 @@ class MemoryStore:
     """Implements Store for one event loop. `objects` and `unreferenced` may be looked at and tampered with."""
 
     def __init__(self) -> None:
+        self.as_it_lies: str | None = None
         self.objects: dict[bytes, bytes] = {}
         self.unreferenced: dict[bytes, int] = {}
         self._pointer: Pointer | None = None

@@ -4,6 +4,9 @@ sqlite3's exceptions stop in this file. The file is in WAL mode: one process wri
 first looks whether the path still leads to the file that is open. If not, a read opens the new file, and the next
 write fails: what was written before it lies in the old file, so that a publisher has to begin again. Whoever removes
 the file removes the -wal and -shm beside it too: SQLite would take them for those of the next file of that name.
+
+Even to read, SQLite makes a -shm file, which a full disk has no room for. A file without a -wal is complete, and is
+then read as it lies (`immutable`), until it changes or is to be written.
 """
 
 import asyncio
@@ -42,11 +45,18 @@ CREATE TABLE IF NOT EXISTS earlier (
 _AS_BYTES: Final = "CAST(epoch AS BLOB), CAST(generation AS BLOB), CAST(digest AS BLOB)"
 
 
+_NO_ROOM: Final = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN})
+
+
 class SqliteStore:
-    """Implements Store over one file. Opened lazily, and again after a failure or when the file is another one."""
+    """Implements Store over one file. Opened lazily, and again after a failure or when the file is another one.
+
+    `as_it_lies`: why the file can be read and not written, while it is so.
+    """
 
     def __init__(self, path: Path, *, writable: bool) -> None:
         """A store that is not writable never creates the file: it is unreachable until a writer has made it."""
+        self.as_it_lies: str | None = None
         self._path = path.absolute()
         self._writable = writable
         self._connection: aiosqlite.Connection | None = None
@@ -74,6 +84,10 @@ class SqliteStore:
             await connection.executemany(sql, objects)
 
     async def pointer(self) -> Pointer | None:
+        if self.as_it_lies is not None:
+            # Asked for now and then, and so the time to try whether there is room again.
+            async with self._lock:
+                await self._disconnect()
         async with self._reached() as connection:
             return await _pointer(connection)
 
@@ -136,7 +150,7 @@ class SqliteStore:
             await self._disconnect()
 
     async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self._connection, self.as_it_lies = self._connection, None, None
         if connection is not None:
             with suppress(sqlite3.Error):
                 await connection.close()
@@ -153,10 +167,12 @@ class SqliteStore:
                 if writing and self._lost:
                     self._lost = False
                     raise StoreError(f"sqlite store {self._path}: the file was deleted or replaced; begin again")
-                yield await self._open()
+                yield await self._open(writing)
             except (sqlite3.Error, OSError) as error:
+                # What was read while somebody began to write may be mixed, and is no sign of a broken file.
+                cause = error if self.as_it_lies is None else None
                 await self._disconnect()
-                raise StoreError(f"sqlite store {self._path}: {error}") from error
+                raise StoreError(f"sqlite store {self._path}: {error}") from cause
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[aiosqlite.Connection]:
@@ -171,20 +187,47 @@ class SqliteStore:
                     await connection.rollback()
                 raise
 
-    async def _open(self) -> aiosqlite.Connection:
+    async def _open(self, writing: bool) -> aiosqlite.Connection:
+        if self.as_it_lies is not None and (writing or not self._lies_still()):
+            await self._disconnect()
         if self._connection is None:
-            connection = await self._connect()
             try:
-                if self._writable:
-                    await _prepare(connection)
-                self._file = self._path.stat()
-            except BaseException:
-                await connection.close()
-                raise
-            self._connection = connection
+                self._connection = await self._begun(f"mode={'rwc' if self._writable else 'ro'}")
+            except sqlite3.OperationalError as error:
+                if writing or error.sqlite_errorcode & 0xFF not in _NO_ROOM or self._has_wal():
+                    raise
+                self._connection = await self._begun("mode=ro&immutable=1")
+                self.as_it_lies = str(error)
         return self._connection
 
-    async def _connect(self) -> aiosqlite.Connection:
+    async def _begun(self, how: str) -> aiosqlite.Connection:
+        connection = await self._connect(how)
+        try:
+            if how == "mode=rwc":
+                await _prepare(connection)
+            else:
+                # Whether it can be read shows now, and not at the first question.
+                await connection.execute_fetchall("PRAGMA schema_version")
+            self._file = self._path.stat()
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    def _has_wal(self) -> bool:
+        """Whether something of the file's content may lie beside it."""
+        try:
+            return self._path.with_name(f"{self._path.name}-wal").stat().st_size > 0
+        except FileNotFoundError:
+            return False
+
+    def _lies_still(self) -> bool:
+        """Whether the file that is read as it lies is as it was when it was opened."""
+        now, then = self._path.stat(), self._file
+        assert then is not None
+        return (now.st_size, now.st_mtime_ns) == (then.st_size, then.st_mtime_ns) and not self._has_wal()
+
+    async def _connect(self, how: str) -> aiosqlite.Connection:
         if kind := network_file_system(self._path.resolve(), mounts()):
             raise StoreError(f"sqlite store {self._path} is on a network file system ({kind}); use a local one")
         # What cannot be opened is refused before aiosqlite starts a thread for it, which it would not wait for.
@@ -194,7 +237,7 @@ class SqliteStore:
             self._path.stat()
         if self._path.is_dir():
             raise StoreError(f"sqlite store {self._path} is a directory")
-        uri = f"{self._path.as_uri()}?mode={'rwc' if self._writable else 'ro'}"
+        uri = f"{self._path.as_uri()}?{how}"
         return await aiosqlite.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S)
 
     def _replaced(self) -> bool:

@@ -167,6 +167,46 @@ async def test_a_disk_that_takes_nothing_is_tried_with_one_object_until_it_takes
     assert (rig.disk.status.state, rig.disk_store.objects.keys()) == ("ok", its.objects.keys())
 
 
+async def test_what_rots_on_the_disk_unseen_is_found_and_put_right(rig: Rig) -> None:
+    its = tree(1)
+    await rig.serve(its)
+    running = asyncio.create_task(rig.copier.run())
+    rotten, lost = a_document(its), its.root
+    async with asyncio.timeout(10):
+        assert await rig.clock.wake() == LOOK_S
+        assert (await rig.clock.sleeping.get())[0] == LOOK_S
+        rig.disk_store.objects[rotten] = b"rot"
+        del rig.disk_store.objects[lost]
+        assert await rig.copier.verify()
+    running.cancel()
+    assert rig.disk_store.objects == {digest: sealed.data for digest, sealed in its.objects.items()}
+
+
+async def test_a_large_copy_is_verified_part_by_part_and_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.copier.VERIFIED", 100)
+    its = tree(1)
+    assert await rig.copier.copy(await rig.serve(its))
+    for _ in range(2):
+        rig.disk_store.objects.update(dict.fromkeys(its.objects, b"rot"))
+        for n in range(len(its.objects) // 100 + 2):
+            sound = sum(rig.disk_store.objects[digest] == sealed.data for digest, sealed in its.objects.items())
+            assert sound >= min(len(its.objects), n * 50)
+            assert await rig.copier.verify()
+        assert rig.disk_store.objects == {digest: sealed.data for digest, sealed in its.objects.items()}
+
+
+async def test_what_rots_while_the_store_is_down_is_told_until_it_can_be_put_right(rig: Rig) -> None:
+    its = tree(1)
+    assert await rig.copier.copy(await rig.serve(its))
+    rig.disk_store.objects[its.root] = b"rot"
+    rig.store.down = True
+    assert not await rig.copier.verify()
+    assert rig.disk.status.incomplete == "generation 1: connection refused"
+    rig.store.down = False
+    assert await rig.copier.verify()
+    assert (rig.disk.status.incomplete, rig.disk_store.objects[its.root]) == (None, its.objects[its.root].data)
+
+
 async def test_what_a_sibling_has_copied_meanwhile_is_not_taken_back(rig: Rig) -> None:
     newer = tree(2, "edX+C2")
     await publish(rig.disk_store, newer)
