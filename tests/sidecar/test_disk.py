@@ -305,9 +305,7 @@ async def test_a_damaged_place_to_go_back_to_is_none(tmp_path: Path, how: str) -
 
 
 @pytest.mark.parametrize("data", ["CAST(x'fffe' AS TEXT)", "'text'", "12", "0.5", "x''"])
-async def test_an_object_that_lies_there_as_another_type_is_bytes_that_no_digest_fits(
-    tmp_path: Path, data: str
-) -> None:
+async def test_an_object_of_another_type_is_bytes_that_no_digest_fits(tmp_path: Path, data: str) -> None:
     path = tmp_path / "disk.db"
     disk = Disk(path, Metrics())
     assert await disk.put([OBJECT, OTHER])

@@ -7,8 +7,13 @@ store's generation, and a disk copy that holds all of it again.
 import asyncio
 import random
 import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
+
+import pytest
 
 from sidecar.contract.objects import digest_of
 from sidecar.copier import Copier
@@ -28,6 +33,7 @@ COURSES: dict[str, list[str]] = {f"edX+C{n}": [] for n in range(20)}
 ATTEMPTS = 4
 # Of the bits of a file, beside all of those of the pointer's row.
 FLIPS = 150
+SMALL_BYTES = 640 * 1024
 
 
 def tree(generation: int) -> Tree:
@@ -92,11 +98,15 @@ async def ended_in_order(folder: Path) -> bytes:
     return (folder / "alive" / "disk.db").read_bytes()
 
 
-async def check(files: dict[str, bytes], folder: Path, case: object) -> int | None:
-    """Whatever is wrong with these files: see above. Returns what was served without the store."""
+def put_down(files: dict[str, bytes], folder: Path) -> None:
     folder.mkdir()
     for name, data in files.items():
         (folder / name).write_bytes(data)
+
+
+async def check(files: dict[str, bytes], folder: Path, case: object) -> int | None:
+    """Whatever is wrong with these files: see above. Returns what was served without the store."""
+    put_down(files, folder)
     rig = Rig(folder / "disk.db")
     rig.store.down = True
     await rig.follower.start()
@@ -146,9 +156,10 @@ async def test_a_wal_that_is_torn_anywhere_leaves_a_generation_that_was_whole(tm
     await two_generations(tmp_path)
     data, wal = ((tmp_path / "killed" / name).read_bytes() for name in ("disk.db", "disk.db-wal"))
     frame = 24 + page_size(data)
-    served = []
-    for end in ends(len(wal), frame, 32):
-        served.append(await check({"disk.db": data, "disk.db-wal": wal[:end]}, tmp_path / "torn", end))
+    served = [
+        await check({"disk.db": data, "disk.db-wal": wal[:end]}, tmp_path / "torn", end)
+        for end in ends(len(wal), frame, 32)
+    ]
     # What was committed first is there first, and nothing of a later moment without it.
     assert served == sorted(served, key=lambda generation: generation or 0)
     assert set(served) == {None, 1, 2}
@@ -160,12 +171,12 @@ async def test_a_flipped_bit_of_the_file_costs_at_most_the_copy(tmp_path: Path) 
     places = {row + n for n in range(-12, 6)}
     bits = [place * 8 + bit for place in sorted(places) for bit in range(8)]
     bits += random.Random(7).sample(range(len(data) * 8), FLIPS)
-    served = []
+    served = set()
     for bit in bits:
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
-        served.append(await check({"disk.db": bytes(flipped)}, tmp_path / "flipped", bit))
-    assert set(served) == {None, 1, 2}
+        served.add(await check({"disk.db": bytes(flipped)}, tmp_path / "flipped", bit))
+    assert served == {None, 1, 2}
 
 
 async def test_a_page_of_nothing_costs_at_most_the_copy(tmp_path: Path) -> None:
@@ -174,3 +185,89 @@ async def test_a_page_of_nothing_costs_at_most_the_copy(tmp_path: Path) -> None:
     for page in range(0, len(data), size):
         emptied = data[:page] + bytes(size) + data[page + size :]
         await check({"disk.db": emptied}, tmp_path / "emptied", page)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for a copy and little more."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL_BYTES}", "none", folder], check=False).returncode:
+        pytest.skip("who may not mount has no disk to fill")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Leaves no byte of room."""
+    with (folder / "filler").open("ab", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(512))
+
+
+def empty(folder: Path) -> None:
+    (folder / "filler").unlink()
+
+
+async def test_on_a_full_disk_the_newest_is_served_and_told_and_copied_once_there_is_room(small_disk: Path) -> None:
+    rig = Rig(small_disk / "disk.db")
+    await rig.follow(1)
+    assert await rig.copy()
+    fill(small_disk)
+    for generation in (2, 3):
+        await rig.follow(generation)
+        assert not await rig.copy()
+        assert rig.disk.status.shown == "failing"
+        assert "full" in (rig.disk.status.error or "")
+    assert await rig.disk.pointer() == Pointer(1, 1, TREES[1].root)
+    assert (rig.served, rig.disk.resets) == (3, 0)
+    empty(small_disk)
+    assert await rig.copy()
+    assert await rig.disk.pointer() == Pointer(1, 3, TREES[3].root)
+    assert (rig.disk.status.shown, rig.disk.resets) == ("ok", 0)
+    await rig.close()
+
+
+@pytest.mark.parametrize("filled", ["before it ended", "after it had ended"])
+async def test_a_cold_start_on_a_full_disk_without_the_store_serves_what_is_there(
+    small_disk: Path, filled: str
+) -> None:
+    before = Rig(small_disk / "disk.db")
+    await before.follow(1)
+    assert await before.copy()
+    if filled == "before it ended":
+        fill(small_disk)
+    await before.close()
+    fill(small_disk)
+    rig = Rig(small_disk / "disk.db")
+    rig.store.down = True
+    await rig.follower.start()
+    assert rig.served == 1
+    rig.store.down = False
+    await rig.follow(2)
+    assert not await rig.copy()
+    assert rig.disk.status.shown == "failing"
+    empty(small_disk)
+    assert await rig.copy()
+    assert await rig.disk.pointer() == Pointer(1, 2, TREES[2].root)
+    assert await rig.disk.get(TREES[2].objects) == {d: sealed.data for d, sealed in TREES[2].objects.items()}
+    assert (rig.disk.status.shown, rig.disk.resets) == ("ok", 0)
+    await rig.close()
+
+
+async def test_a_copy_on_a_full_disk_that_can_only_be_read_says_so_until_there_is_room(small_disk: Path) -> None:
+    before = Rig(small_disk / "disk.db")
+    await before.follow(1)
+    assert await before.copy()
+    await before.close()
+    fill(small_disk)
+    rig = Rig(small_disk / "disk.db")
+    await rig.follower.start()
+    assert rig.served == 1
+    for _ in range(2):
+        assert not await rig.copy()
+        assert (rig.disk.status.error or "").startswith("it can be read, and not written: ")
+    empty(small_disk)
+    assert await rig.copy()
+    assert rig.disk.status.shown == "ok"
+    await rig.close()
