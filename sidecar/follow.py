@@ -120,6 +120,7 @@ class Follower:
             self._unreachable(error)
             return error
         else:
+            self._note_swap(generation)
             self._current.swap(generation)
             collector.settle(len(generation.index.records.came))
             self._metrics.swaps.inc()
@@ -145,6 +146,13 @@ class Follower:
                 layer = _below(records.values(), opened)
         return await asyncio.to_thread(_assemble, pointer, opened, served)
 
+    def _note_swap(self, generation: Generation) -> None:
+        now_ms = self._clock.now_ms()
+        is_first = self._current.generation is None
+        self.status.swapped_at_ms = now_ms
+        self.status.swap_delay_s = None if is_first else max(0, now_ms - generation.index.root.published_at_ms) / 1000
+        self.status.ahead_since_s = None
+
     def _refused(self, pointer: Pointer, source: str, error: Exception) -> None:
         self._metrics.refused.inc()
         self._failures += 1
@@ -163,6 +171,11 @@ class Follower:
         if not self.status.reachable:
             _log.info("the store can be read")
         self.status.reachable, self.status.error = True, None
+        self.status.looked_at_ms = self._clock.now_ms()
+        if pointer is None or not self._is_ahead(pointer):
+            self.status.ahead_since_s = None
+        elif self.status.ahead_since_s is None:
+            self.status.ahead_since_s = self._clock.monotonic()
         served = self._current.generation
         seen = (0, 0) if pointer is None else pointer[:2]
         behind = served is not None and seen < served.pointer[:2]

@@ -15,6 +15,8 @@ _TALKATIVE: Final = ("aiosqlite", "alembic", "apscheduler", "asyncio", "sqlalche
 # goes wrong in a handler is caught and logged where requests enter.
 _INDISCREET: Final = "aiohttp.server"
 _SHARED: Final[tuple[Processor, ...]] = (
+    # The id of the request, in what is logged while one is answered.
+    structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),

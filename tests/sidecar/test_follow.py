@@ -6,6 +6,7 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
+from sidecar.contract.index import IN_INDEX
 from sidecar.contract.objects import FORMAT_VERSION, ObjectType, Sealed, digest_of
 from sidecar.current import Current
 from sidecar.follow import MAX_PAUSE_S, Follower
@@ -173,6 +174,23 @@ async def test_a_corrupt_object_refuses_the_whole_generation() -> None:
     await rig.follower.step()
     assert rig.served is None
     assert rig.count("refused_generations") == 1
+
+
+@pytest.mark.parametrize("where", ["store", "disk"])
+async def test_one_bit_of_any_object_of_the_index_keeps_a_generation_from_being_served(where: str) -> None:
+    """What is served makes the process ready; on the disk it is taken for missing, and the store has nothing."""
+    tree = world("edX+C1").tree()
+    of_the_index = [d for d, sealed in tree.objects.items() if ObjectType(sealed.data[5]) in IN_INDEX]
+    assert len(of_the_index) > 10
+    for digest in of_the_index:
+        rig = Rig()
+        store = rig.store if where == "store" else rig.disk_store
+        await publish(store, tree)
+        store.objects[digest] = store.objects[digest][:-1] + bytes([store.objects[digest][-1] ^ 1])
+        await rig.follower.start()
+        await rig.follower.step()
+        assert rig.served is None
+        await rig.settled()
 
 
 async def test_a_pointer_that_contradicts_its_root_is_refused() -> None:
