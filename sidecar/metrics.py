@@ -123,6 +123,15 @@ class Metrics:
             "disk_resets", "Times the file of the disk copy was set aside as unusable and begun anew."
         )
 
+        # Whoever watches them grow has to see them at zero first.
+        for counter, values in (
+            (self.corrupt, ("disk", "store")),
+            (self.broken_answers, ("unread", "lost")),
+            (self.writes, ("loaded", "pending", "accepted", "refused", "failed", "unreachable", "unknown")),
+        ):
+            for value in values:
+                counter.labels(value)
+
         # Its supervisor counts those of a worker.
         self._counter("worker_deaths", "Workers that ended without having been told to, and were started again.")
         self._workers = self._gauge("workers", "The processes whose figures these are; one without sidecar.workers.")

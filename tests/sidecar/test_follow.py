@@ -379,7 +379,7 @@ async def test_a_cold_start_stays_on_the_disks_generation_that_it_understands(st
     await rig.follower.step()
     assert rig.served == 9
     assert ("format version 2" in refusal(rig)) is not store_down
-    assert rig.metrics.registry.get_sample_value("catalog_sidecar_corrupt_objects_total", {"tier": "disk"}) is None
+    assert rig.metrics.registry.get_sample_value("catalog_sidecar_corrupt_objects_total", {"tier": "disk"}) == 0
 
 
 async def test_a_cold_start_on_nothing_but_the_future_serves_nothing_and_says_why() -> None:
