@@ -137,10 +137,11 @@ class Copier:
                 if self._current.generation is not generation or not await self._tiers.copy_to_disk(batch):
                     return False
             live = None
-            if sweeping := self._clock.monotonic() >= self._sweep_from_s:
+            # Not of a copy of which nothing is known: what its pointer leads to is the generation to go back to.
+            if sweeping := before is not None and self._clock.monotonic() >= self._sweep_from_s:
+                assert before is not None
                 live = await asyncio.to_thread(_live, generation.index, documents)
-                if before is not None:
-                    live |= await asyncio.to_thread(_live, before, self._documents)
+                live |= await asyncio.to_thread(_live, before, self._documents)
             # What lets the next start serve this generation: every object of it is on the disk by now.
             if not await self._disk.publish(generation.pointer, live, self._clock.now_ms()):
                 return False

@@ -165,7 +165,8 @@ async def test_the_sidecar_tells_none(tmp_path: Path) -> None:
     async with started("sidecar", **shared(), **settings) as process:
         assert await ask_everything(process, asked) >= {200, 401, 503}
         await process.says("the store cannot be read; what is loaded goes on being served")
-        await process.says("a write got no answer from the indexer")
+        line = await process.says("a write got no answer from the indexer")
+        assert line["request_id"]
     assert [secret for secret in forbidden(asked) if secret in process.seen] == []
 
 

@@ -79,6 +79,20 @@ async def test_two_generations_are_kept(rig: Rig) -> None:
     assert rig.disk_store.objects.keys() == trees[1].objects.keys() | trees[2].objects.keys()
 
 
+async def test_two_generations_are_kept_also_if_the_second_came_before_the_first_was_looked_at(rig: Rig) -> None:
+    """As at a start, when the store is ahead of the disk."""
+    trees = [tree(n, f"edX+C{n}") for n in range(1, 4)]
+    await publish(rig.disk_store, trees[0])
+    for its in trees[1:]:
+        assert rig.disk_store.objects.keys() >= trees[0].objects.keys()
+        assert await rig.copier.copy(await rig.serve(its))
+        assert await rig.disk_store.earlier() == Pointer(
+            1, its.assembled().root.generation - 1, trees[its is trees[2]].root
+        )
+    await rig.settled()
+    assert rig.disk_store.objects.keys() == trees[1].objects.keys() | trees[2].objects.keys()
+
+
 async def test_between_two_sweeps_what_no_generation_needs_stays(rig: Rig) -> None:
     trees = [tree(n, f"edX+C{n}") for n in range(1, 5)]
     for its in trees:
