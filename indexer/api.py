@@ -12,6 +12,7 @@ Any indexer answers; the one that leads publishes.
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -28,7 +29,8 @@ from indexer.service import Role
 from indexer.wiring import Parts
 from sidecar.auth import CHALLENGE, Tokens
 from sidecar.contract.words import canonical_uuid, iso_time
-from sidecar.intake import BODY_S, absolute_url, named_in_logs, raw_query, receive, request_id
+from sidecar.intake import BODY_S, absolute_url, raw_query, receive, request_id
+from sidecar.log import answering
 from sidecar.pages import asked_page
 from sidecar.parameters import JSON_TYPE, Refusal, catalog_uuid, fields, pairs
 from sidecar.roles import EVERYBODY, Access, Caller, refused
@@ -231,7 +233,7 @@ async def answered(request: web.Request, handler: Handler) -> web.StreamResponse
     """The middleware around all routes: what is refused leaves as JSON, in the words of the API, and what is logged
     meanwhile has the id of the request.
     """
-    with named_in_logs(request):
+    with answering(partial(request_id, request)):
         return await _answered(request, handler)
 
 

@@ -4,6 +4,7 @@ Routes that are about the process itself are here: /ready, /health, /metrics, /o
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -15,7 +16,8 @@ from sidecar.clock import Clock
 from sidecar.contract.words import PullState
 from sidecar.handlers import RETRY_AFTER_S
 from sidecar.health import Health
-from sidecar.intake import named_in_logs, request_id
+from sidecar.intake import request_id
+from sidecar.log import answering
 from sidecar.metrics import Metrics
 from sidecar.schemas import (
     BOOLEAN,
@@ -82,7 +84,7 @@ def measured(metrics: Metrics, clock: Clock) -> Middleware:
         began = clock.monotonic()
         resource = request.match_info.route.resource
         route = "other" if resource is None else resource.canonical
-        with named_in_logs(request):
+        with answering(partial(request_id, request)):
             response = await _answered(request, handler)
         metrics.requests.of(route).add(response.status, clock.monotonic() - began)
         return response

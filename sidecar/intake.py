@@ -7,11 +7,9 @@ has turned every plus into a space.
 import asyncio
 import re
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-import structlog
 from aiohttp import web
 
 from sidecar.parameters import Refusal
@@ -64,13 +62,6 @@ def request_id(request: web.Request) -> str:
         given = request.headers.get(REQUEST_ID, "")
         known = request[_ID] = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
     return known
-
-
-@contextmanager
-def named_in_logs(request: web.Request) -> Iterator[None]:
-    """Within this every log line has the id of the request."""
-    with structlog.contextvars.bound_contextvars(request_id=request_id(request)):
-        yield
 
 
 async def receive(request: web.Request, body_s: float = BODY_S) -> bytes:

@@ -18,7 +18,6 @@ from typing import Any, Final, NamedTuple
 import pytest
 from aiohttp import FormData, web
 from aiohttp.test_utils import TestClient, TestServer
-from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from indexer.api import CatalogApi, answered
@@ -33,6 +32,7 @@ from indexer.wiring import Parts
 from sidecar.auth import Tokens
 from sidecar.contract.words import query_hash
 from sidecar.intake import BODY_S, MAX_BODY_BYTES, REQUEST_ID
+from sidecar.log import add_request_id
 from sidecar.settings import Settings
 from tests.fakes import FakeClock, FakeSource, Json, SlowSource, catalog_body, course, run, uuid_of
 from tests.indexer import scripts
@@ -544,7 +544,7 @@ class TestARegistryOutOfReach:
                 ("POST", f"{path_of('a')}refresh_metadata", None),
                 ("GET", f"/api/v1/pulls/{uuid_of('a')}/", None),
             ):
-                with capture_logs([merge_contextvars]) as logs:
+                with capture_logs([add_request_id]) as logs:
                     answer = await caller.ask(method, path, json=body, headers={REQUEST_ID: "r-1"})
                 assert [(line["event"], line["request_id"]) for line in logs] == [
                     ("a request met a registry that is out of reach", "r-1")

@@ -7,11 +7,11 @@ import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 from pytest_aiohttp import AiohttpClient
-from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from sidecar.edge import measured
 from sidecar.intake import REQUEST_ID
+from sidecar.log import add_request_id
 from sidecar.metrics import Metrics
 from tests.sidecar.fakes import FakeClock
 
@@ -25,7 +25,7 @@ async def test_a_defect_costs_one_answer_and_names_it(aiohttp_client: AiohttpCli
     app = web.Application(middlewares=[measured(metrics, FakeClock())])
     app.router.add_get("/defect", defect)
     client: TestClient[web.Request, web.Application] = await aiohttp_client(app)
-    with capture_logs([merge_contextvars]) as logs:
+    with capture_logs([add_request_id]) as logs:
         answer = await client.get("/defect")
     body = await answer.json()
     assert (answer.status, body["detail"]) == (500, "A server error occurred.")
@@ -44,7 +44,7 @@ async def test_a_request_is_logged_under_the_id_that_its_sender_gave(aiohttp_cli
     app = web.Application(middlewares=[measured(Metrics(), FakeClock())])
     app.router.add_get("/logging", logging)
     client: TestClient[web.Request, web.Application] = await aiohttp_client(app)
-    with capture_logs([merge_contextvars]) as logs:
+    with capture_logs([add_request_id]) as logs:
         answer = await client.get("/logging", headers={REQUEST_ID: given})
         assert REQUEST_ID not in answer.headers
     assert [entry["request_id"] for entry in logs] == [given]
@@ -57,7 +57,7 @@ async def test_a_request_without_a_sane_id_is_given_one_of_its_own(
     app = web.Application(middlewares=[measured(Metrics(), FakeClock())])
     app.router.add_get("/logging", logging)
     client: TestClient[web.Request, web.Application] = await aiohttp_client(app)
-    with capture_logs([merge_contextvars]) as logs:
+    with capture_logs([add_request_id]) as logs:
         # Over one connection, and so in one task: the id of the one is gone when the other comes.
         for _ in range(2):
             await client.get("/logging", headers={} if given is None else {REQUEST_ID: given})
