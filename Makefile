@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-databases test-browser test-clients bench bench-full bench-compare lint format check lock clean
+.PHONY: help run test test-databases test-browser test-clients test-alerts bench bench-full bench-compare lint format check lock clean
 
 help:
 	@echo 'make run     start the demo: an indexer and a sidecar on loopback, until Ctrl-C'
@@ -18,6 +18,8 @@ help:
 	@echo '             ask from a web page of another origin, in Chromium, which must be installed'
 	@echo 'make test-clients'
 	@echo '             run the published client of the LMS (edx-enterprise) against a sidecar and an indexer'
+	@echo 'make test-alerts'
+	@echo '             check the alerts of deploy/, and that each fires when it should; needs promtool (Prometheus)'
 	@echo 'make bench   measure everything once, short; needs nginx, wrk, redis-server and two cores'
 	@echo 'make bench-full'
 	@echo '             measure it as benchmarks/README.md wants it believed'
@@ -56,6 +58,11 @@ $(CLIENTS)/locked: tests/clients/requirements.lock
 	@$(CLIENTS)/bin/python -m pip -qq --disable-pip-version-check --no-input install --require-hashes \
 		--requirement tests/clients/requirements.lock
 	@touch $@
+
+test-alerts:
+	@command -v promtool >/dev/null || { echo 'promtool is missing: it comes with Prometheus' >&2; exit 1; }
+	@promtool check rules deploy/alerts.yml
+	@promtool test rules deploy/alerts_test.yml
 
 bench: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.suite $(BENCH_ARGS)

@@ -12,8 +12,8 @@ Any indexer answers; the one that leads publishes.
 """
 
 import json
-import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -30,7 +30,8 @@ from indexer.service import Role
 from indexer.wiring import Parts
 from sidecar.auth import CHALLENGE, Tokens
 from sidecar.contract.words import canonical_uuid, iso_time
-from sidecar.intake import BODY_S, absolute_url, raw_query, receive
+from sidecar.intake import BODY_S, absolute_url, raw_query, receive, request_id
+from sidecar.log import answering
 from sidecar.pages import asked_page
 from sidecar.parameters import JSON_TYPE, Refusal, catalog_uuid, fields, pairs
 from sidecar.roles import EVERYBODY, Access, Caller, refused
@@ -232,7 +233,14 @@ class CatalogApi:
 
 @web.middleware
 async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The middleware around all routes: what is refused leaves as JSON, in the words of the API."""
+    """The middleware around all routes: what is refused leaves as JSON, in the words of the API, and what is logged
+    meanwhile has the id of the request.
+    """
+    with answering(partial(request_id, request)):
+        return await _answered(request, handler)
+
+
+async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except Refusal as refusal:
@@ -270,9 +278,8 @@ async def answered(request: web.Request, handler: Handler) -> web.StreamResponse
         return _json(error.status, {"detail": "Not found." if error.status == 404 else error.reason})
     # The one place that catches everything: a defect costs one request its answer, which is still JSON.
     except Exception:
-        request_id = uuid.uuid4().hex
-        log.exception("a request failed", method=request.method, path=request.path, request_id=request_id)
-        return _json(500, {"detail": "A server error occurred.", "request_id": request_id})
+        log.exception("a request failed", method=request.method, path=request.path)
+        return _json(500, {"detail": "A server error occurred.", "request_id": request_id(request)})
 
 
 async def _body(request: web.Request, body_s: float) -> object:

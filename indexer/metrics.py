@@ -84,7 +84,7 @@ class Metrics:
             self.pulls.labels(pulled)
         self.last_success_s = Gauge(
             "catalog_indexer_last_success_seconds",
-            "Unix time of the last pull that passed here; 0 before the first.",
+            "Unix time of the last pull that has passed, of all queries; 0 before the first.",
             registry=self.registry,
         )
         self.refused_results = Counter(
@@ -111,12 +111,6 @@ class Metrics:
         )
         for outcome in Outcome:
             self.compared.labels(outcome.value)
-
-    def pulled(self, outcome: str, now_ms: int) -> None:
-        """Counts a pull that has ended."""
-        self.pulls.labels(outcome).inc()
-        if outcome == "passed":
-            self.last_success_s.set(now_ms / 1000)
 
     def left(self) -> None:
         """Forgets what only a leader can tell."""

@@ -71,7 +71,7 @@ class Pipeline:
         if objections:
             await self._refuse(task, target, pulled, objections, epoch)
         else:
-            self._metrics.pulled("passed", self._clock.now_ms())
+            self._metrics.pulls.labels("passed").inc()
         self._accepted()
         return not objections
 
@@ -115,7 +115,7 @@ class Pipeline:
         async with self._registry.write(epoch) as tx:
             refused, is_new = await quarantine.refuse(tx, task, target.hash, objections, _found(pulled))
             await pulls.fail(tx, task, target.hash, f"quarantined: {refused.why}", PullState.QUARANTINED)
-        self._metrics.pulled("quarantined", self._clock.now_ms())
+        self._metrics.pulls.labels("quarantined").inc()
         for objection in objections:
             self._metrics.refused_results.labels(objection.rule.value).inc()
         tell = log.error if is_new else log.warning
@@ -149,7 +149,7 @@ class Pipeline:
                 log.error("pull failed", query=target.hash, title=target.title, reason=str(error))
                 how = PullState.UNPULLABLE if isinstance(error, Unpullable) else PullState.FAILING
                 await pulls.fail(tx, task, target.hash, str(error), how)
-                self._metrics.pulled("failed", self._clock.now_ms())
+                self._metrics.pulls.labels("failed").inc()
             else:
                 log.warning("contains nothing", query=target.hash, title=target.title, reason=str(error))
                 await pulls.accept_nothing(tx, task, target.hash, str(error))

@@ -38,7 +38,10 @@ def make_app(parts: Parts, role: Role, publication: Publication, metrics: Metric
         for state in PullState:
             metrics.queries.labels(state.name.lower()).set(states[state.name.lower()])
         metrics.quarantined.set(now.quarantined)
-        metrics.oldest_age_s.set(max((q.age_s for q in now.queries if q.age_s is not None), default=0))
+        ages_s = [query.age_s for query in now.queries if query.age_s is not None]
+        metrics.oldest_age_s.set(max(ages_s, default=0))
+        if ages_s:
+            metrics.last_success_s.set(parts.clock.now_ms() // 1000 - min(ages_s))
         return now
 
     async def health(_: web.Request) -> web.Response:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -22,7 +23,7 @@ from sidecar.edge import PROCESS, measured, process_routes
 from sidecar.follow import Follower
 from sidecar.forward import Forwarder
 from sidecar.handlers import api_routes
-from sidecar.health import Health, StoreStatus, report
+from sidecar.health import Health, StoreStatus, report, stale_queries
 from sidecar.intake import MAX_BODY_BYTES
 from sidecar.keys import Keyring, open_keyring
 from sidecar.lane import Lane
@@ -81,7 +82,7 @@ class Sidecar:
         old = old_routes(shelves, links, walks, clock)
         self.app.add_routes(old_definitions(old, self.current, clock, tokens=tokens))
         described = document(routes, old, PROCESS, secured=tokens is not None)
-        self.app.add_routes(process_routes(self.health, self.page, described))
+        self.app.add_routes(process_routes(self.health, self.stale, self.page, described))
         self.upstream = Upstream(settings.upstream, self.metrics) if settings.upstream.url else None
         if self.upstream is not None:
             # Whatever no route before it takes.
@@ -109,8 +110,15 @@ class Sidecar:
             memory=(self.memory.bytes, self.memory.limit_bytes, self.memory.evictions),
             freshness_s=self._settings.indexer.freshness_s,
             now_ms=self._clock.now_ms(),
+            now_s=self._clock.monotonic(),
             keys=None if self.keyring is None else self.keyring.problem,
             standing=self.siblings.standing,
+        )
+
+    def stale(self) -> list[dict[str, Any]]:
+        """Which queries are stale as of now: some of them, the oldest first."""
+        return stale_queries(
+            self.current.generation, freshness_s=self._settings.indexer.freshness_s, now_ms=self._clock.now_ms()
         )
 
     async def page(self) -> bytes:

@@ -66,6 +66,10 @@ class Generation:
         last = self.ended.get(pull_of(task))
         return last is not None and has_ended(task, UUID(bytes=last))
 
+    def serves(self, query: bytes) -> bool:
+        """Whether any catalog is answered from the query of this hash."""
+        return any(catalog.record.serving == query for catalog in self.index.users(query))
+
     def pulled_before(self, then_ms: int) -> int:
         """How many of the served queries were last pulled before then."""
         return bisect_left(self.pulls_ms, then_ms)

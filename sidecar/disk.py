@@ -1,9 +1,10 @@
 """The second tier: the local disk copy, which may fail at any time and never takes the process with it.
 
 Every trouble ends here: it is counted, logged when it begins and when it ends, and told in /health; the caller sees an
-object that is not there. A broken database is set aside and begun anew, and so is one that claims a generation which it
-cannot serve; a file that is no database at all is somebody else's, and is left alone. sqlite3's exceptions are looked
-at only to tell these cases from others.
+object that is not there. A broken database is set aside and begun anew; a pointer that is damaged in a sound one is
+put right, because all else may be whole; a file that is no database at all is somebody else's, and is left alone. What
+was read ends no trouble in writing: a full disk can be read. sqlite3's exceptions are looked at only to tell these
+cases from others.
 
 One process writes the copy, by a lock on the file `<copy>.lock` that the kernel gives back when the process is gone: of
 two that write one copy, each would sweep what the other's pointer needs. Its siblings, the other workers of the same
@@ -20,12 +21,12 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Set
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 import structlog
 
 from sidecar.contract.objects import Sealed
-from sidecar.errors import Fenced, PointerConflict, StoreError
+from sidecar.errors import PointerDamaged, StoreError
 from sidecar.health import DiskStatus
 from sidecar.metrics import Metrics
 from sidecar.store import Pointer, Store
@@ -40,16 +41,39 @@ MAGIC: Final = b"SQLite format 3\0"
 TOKEN_WAIT_S: Final = 2.0
 TOKEN_LOOK_S: Final = 0.01
 _UNUSABLE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+# What our statements meet in tables of another form: those of a copy whose schema was damaged, or somebody else's.
+_STRANGE: Final = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH})
+# A word of our schema, in which it stands three times, all on the first page.
+_OURS: Final = b"unreferenced_ms"
+_PAGE_BYTES: Final = 65536
 _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 Lock = Callable[[Path, float], int | None]
 
 
+class CopyStore(Store, Protocol):
+    """A store with one writer, who may put the pointer anywhere. `as_it_lies`: why it can be read and not written."""
+
+    as_it_lies: str | None
+
+    async def earlier(self) -> Pointer | None:
+        """Where the pointer was before; None if it was nowhere, or if that cannot be told any more."""
+        ...
+
+    async def reset(self, pointer: Pointer) -> None:
+        """Puts the pointer there, wherever it was."""
+        ...
+
+
 class OpenStore(Protocol):
     """Opens the file of the copy."""
 
-    def __call__(self, path: Path, *, writable: bool) -> Store: ...
+    def __call__(self, path: Path, *, writable: bool) -> CopyStore: ...
+
+
+# What was tried when it failed. Opening: the lock, or the file for writing, could not be had.
+Doing = Literal["opening", "reading", "writing"]
 
 
 def lock(path: Path, patience_s: float = 0.0, sidecar: str = "") -> int | None:
@@ -67,8 +91,9 @@ def lock(path: Path, patience_s: float = 0.0, sidecar: str = "") -> int | None:
             if _is_siblings(descriptor, sidecar, patience_s):
                 os.close(descriptor)
                 return None
-            os.ftruncate(descriptor, 0)
+            # In this order: on a full disk what is given up may not be had again.
             os.pwrite(descriptor, sidecar.encode(), 0)
+            os.ftruncate(descriptor, len(sidecar.encode()))
         except BaseException:
             os.close(descriptor)
             raise
@@ -107,13 +132,16 @@ class Disk:
         self._open_store = open_store
         self._take_lock = lock
         self.resets = 0
+        # A generation that the copy claims to hold, and that could not be loaded from it.
+        self.unservable: Pointer | None = None
         self._begun = False
+        self._troubles: dict[Doing, str] = {}
         self._pending: set[asyncio.Task[Any]] = set()
         # Two connections, so that reading an object never waits for a sweep. Who reads alone has none to write by.
-        self._reads: Store | None = None
-        self._writes: Store | None = None
+        self._reads: CopyStore | None = None
+        self._writes: CopyStore | None = None
         # What was read by before this process came to write; others may be reading by it still.
-        self._read_before: list[Store] = []
+        self._read_before: list[CopyStore] = []
         # The descriptor that holds the lock on the copy; two attempts that took it at once would refuse each other.
         self._lock: int | None = None
         # Once: whoever has the lock for longer has left its token, and nobody shall wait for every object.
@@ -125,6 +153,11 @@ class Disk:
     def is_siblings(self) -> bool:
         """Whether a sibling writes the copy, and this process reads it."""
         return self._lock is None and self._reads is not None
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the last reading passed as it should; what is written may fail nevertheless."""
+        return self._troubles.keys() <= {"writing"}
 
     async def get(self, digests: Collection[bytes]) -> dict[bytes, bytes]:
         """The bytes of those objects that are there, unverified."""
@@ -138,7 +171,11 @@ class Disk:
             and not (self.is_siblings or await asyncio.to_thread(self._path.exists))
         ):
             await self._begin_anew()
-        return await self._reading(lambda store: store.pointer(), None, take_over=True)
+        return await self._reading(self._newest, None, take_over=True)
+
+    async def earlier(self) -> Pointer | None:
+        """The generation that the copy held in full before that one, and holds still if nothing was swept since."""
+        return await self._reading(lambda store: store.earlier(), None)
 
     async def put(self, objects: Collection[Sealed]) -> bool:
         """Whether all of the objects are there now."""
@@ -148,11 +185,17 @@ class Disk:
         """Moves the pointer, then drops all objects but the live ones, unless there are none named; whether both could
         be done.
         """
-        if not await self._writing(lambda store: store.move(pointer)):
+        if not await self._writing(lambda store: store.reset(pointer)):
             return False
         if live is None:
             return True
         return await self._writing(lambda store: store.sweep(live, epoch=pointer.epoch, now_ms=now_ms, grace_ms=0))
+
+    async def discard(self, reason: str) -> None:
+        """Sets the file aside, because it is no good although SQLite takes it for whole, and begins anew."""
+        if self._path is not None and not self.is_siblings:
+            self._failed("writing", reason)
+            await self._set_aside()
 
     async def close(self) -> None:
         """Lets what is under way finish, closes the file, and leaves it to others."""
@@ -170,16 +213,25 @@ class Disk:
         for store in stores:
             await store.close()
 
-    async def _reading(self, work: Callable[[Store], Awaitable[T]], otherwise: T, *, take_over: bool = False) -> T:
+    async def _newest(self, store: CopyStore) -> Pointer | None:
+        try:
+            pointer = await store.pointer()
+        except PointerDamaged as error:
+            self._metrics.corrupt.labels("disk").inc()
+            _log.warning("the pointer of the disk copy is not used", path=str(self._path), error=str(error))
+            return None
+        return pointer
+
+    async def _reading(self, work: Callable[[CopyStore], Awaitable[T]], otherwise: T, *, take_over: bool = False) -> T:
         async def read() -> T:
             await self._decide()
             if take_over:
                 await self._take_over()
             return otherwise if self._reads is None else await work(self._reads)
 
-        return await self._attempt(read, otherwise)
+        return await self._attempt("reading", read, otherwise)
 
-    async def _writing(self, work: Callable[[Store], Awaitable[object]]) -> bool:
+    async def _writing(self, work: Callable[[CopyStore], Awaitable[object]]) -> bool:
         if self.is_siblings:
             return False
 
@@ -190,9 +242,9 @@ class Disk:
             await work(self._writes)
             return True
 
-        return await self._attempt(write, False)
+        return await self._attempt("writing", write, False)
 
-    async def _attempt(self, work: Callable[[], Awaitable[T]], otherwise: T) -> T:
+    async def _attempt(self, doing: Doing, work: Callable[[], Awaitable[T]], otherwise: T) -> T:
         if self._path is None or self._closed:
             return otherwise
         resets = self.resets
@@ -208,18 +260,20 @@ class Disk:
                 return otherwise
             reason = str(error) or f"no answer within {DEADLINE_S:g} s"
             # Whatever is wrong with a sibling's, it is the sibling's to set aside.
-            unusable = _is_unusable(error) and not self.is_siblings
+            unusable = not self.is_siblings and await asyncio.to_thread(_is_unusable, error, self._path)
             if unusable and not await asyncio.to_thread(_is_ours, self._path):
                 unusable, reason = False, f"{self._path} is no disk copy of ours; choose another sidecar.disk"
-            self._failed(reason)
+            self._failed("opening" if self._reads is None else doing, reason)
             # Several attempts may fail on one file; it is set aside once.
             if unusable and resets == self.resets:
                 await self._set_aside()
             return otherwise
         self._begun = True
-        if self.status.state == "failing":
-            self.status.state, self.status.error = "ok", None
-            _log.info("the disk copy works again", path=str(self._path))
+        if doing == "reading" and self._reads is not None and (why := self._reads.as_it_lies) is not None:
+            if "opening" not in self._troubles:
+                self._failed("opening", f"it can be read, and not written: {why}")
+        elif self._troubles:
+            self._passed(doing)
         return result
 
     async def _decide(self) -> None:
@@ -255,11 +309,22 @@ class Disk:
             # Looked at, because whoever waited for it may have gone.
             task.exception()
 
-    def _failed(self, reason: str) -> None:
+    def _failed(self, doing: Doing, reason: str) -> None:
         self._metrics.disk_errors.inc()
-        if self.status.state == "ok":
+        if not self._troubles:
             _log.warning("the disk copy fails; answers go on without it", path=str(self._path), error=reason)
+        self._troubles[doing] = reason
         self.status.state, self.status.error = "failing", reason
+
+    def _passed(self, doing: Doing) -> None:
+        """What is written can be read, and not the other way round."""
+        writing = self._troubles.get("writing") if doing == "reading" else None
+        self._troubles = {} if writing is None else {"writing": writing}
+        if writing is not None:
+            self.status.error = writing
+            return
+        self.status.state, self.status.error = "ok", None
+        _log.info("the disk copy works again", path=str(self._path))
 
     async def _set_aside(self) -> None:
         _log.warning("the disk copy is set aside and begun anew", path=str(self._path), suffix=SET_ASIDE_SUFFIX)
@@ -287,19 +352,27 @@ def _is_to_come(error: Exception) -> bool:
     return isinstance(cause, FileNotFoundError)
 
 
-def _is_unusable(error: Exception) -> bool:
-    # Fenced: it claims a higher generation than the served one; had that been sound, it would be served.
-    if isinstance(error, (Fenced, PointerConflict)):
-        return True
+def _is_unusable(error: Exception, path: Path) -> bool:
     cause = error.__cause__
-    return isinstance(cause, sqlite3.DatabaseError) and getattr(cause, "sqlite_errorcode", 0) & 0xFF in _UNUSABLE
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF if isinstance(cause, sqlite3.DatabaseError) else 0
+    if code not in _STRANGE:
+        return code in _UNUSABLE
+    try:
+        with path.open("rb") as file:
+            return _OURS in file.read(_PAGE_BYTES)
+    except OSError:
+        return False
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether the file may be set aside: it is a database, or there is nothing in it to be lost."""
+    """Whether the file may be set aside: it is a database, was one before a bit was flipped, or begins with nothing."""
     try:
         with path.open("rb") as file:
-            return file.read(len(MAGIC)) in (b"", MAGIC)
+            begins = file.read(len(MAGIC))
+            if MAGIC.startswith(begins) or not any(begins):
+                return True
+            flipped = int.from_bytes(begins, "big") ^ int.from_bytes(MAGIC, "big")
+            return len(begins) == len(MAGIC) and flipped.bit_count() == 1
     except FileNotFoundError:
         return True
     except OSError:

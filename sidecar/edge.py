@@ -3,9 +3,9 @@
 Routes that are about the process itself are here: /ready, /health, /metrics, /openapi.json.
 """
 
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import orjson
 import structlog
@@ -13,8 +13,11 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from sidecar.clock import Clock
+from sidecar.contract.words import PullState
 from sidecar.handlers import RETRY_AFTER_S
 from sidecar.health import Health
+from sidecar.intake import request_id
+from sidecar.log import answering
 from sidecar.metrics import Metrics
 from sidecar.schemas import (
     BOOLEAN,
@@ -31,6 +34,7 @@ from sidecar.workers.siblings import NoPage
 JSON_HEADERS: Final = {"Content-Type": "application/json", "Cache-Control": "no-store"}
 # The content type of the text format that `Metrics.render` writes.
 METRICS_HEADERS: Final = {"Content-Type": "text/plain; version=1.0.0; charset=utf-8", "Cache-Control": "no-store"}
+STATES: Final = [state.name.lower() for state in PullState]
 _NUMBER_OR_NULL: Final = nullable("integer", minimum=0)
 _READY: Final = closed("Ready", {"ready": BOOLEAN, "generation": _NUMBER_OR_NULL})
 _HEALTH: Final = closed(
@@ -45,8 +49,17 @@ _HEALTH: Final = closed(
         "oldest_content_age_s": _NUMBER_OR_NULL,
         "freshness_s": NUMBER,
         "stale_queries": NUMBER,
+        "stale": {
+            "type": "array",
+            "items": closed("StaleQuery", {"hash": TEXT, "age_s": NUMBER, "state": {"enum": STATES}}),
+        },
         "never_pulled_catalogs": NUMBER,
-        "store": closed("StoreHealth", {"reachable": BOOLEAN, "behind": BOOLEAN, "conflict": BOOLEAN}),
+        "lag_s": {"type": "number", "minimum": 0},
+        "swapped_at": TIME_OR_NULL,
+        "store": closed(
+            "StoreHealth",
+            {"reachable": BOOLEAN, "behind": BOOLEAN, "conflict": BOOLEAN, "looked_at": TIME_OR_NULL},
+        ),
         "disk": {"enum": ["ok", "incomplete", "failing", "off"]},
         "memory": closed("Memory", {"bytes": NUMBER, "limit_bytes": NUMBER, "evictions": NUMBER}),
         "worker": closed("Worker", {"number": NUMBER, "wanted": NUMBER, "running": NUMBER}),
@@ -71,7 +84,8 @@ def measured(metrics: Metrics, clock: Clock) -> Middleware:
         began = clock.monotonic()
         resource = request.match_info.route.resource
         route = "other" if resource is None else resource.canonical
-        response = await _answered(request, handler)
+        with answering(partial(request_id, request)):
+            response = await _answered(request, handler)
         metrics.requests.of(route).add(response.status, clock.monotonic() - began)
         return response
 
@@ -89,15 +103,19 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         return _json(error.status, {"detail": _DETAILS.get(error.status, error.reason)})
     # The one place that catches everything: a defect costs one request its answer, which is still JSON.
     except Exception:  # noqa: BLE001
-        request_id = uuid.uuid4().hex
-        _log.exception("a request failed", method=request.method, path=request.path, request_id=request_id)
-        return _json(500, {"detail": "A server error occurred.", "request_id": request_id})
+        _log.exception("a request failed", method=request.method, path=request.path)
+        return _json(500, {"detail": "A server error occurred.", "request_id": request_id(request)})
 
 
 def process_routes(
-    health: Callable[[], Health], page: Callable[[], Awaitable[bytes]], document: bytes
+    health: Callable[[], Health],
+    stale: Callable[[], list[dict[str, Any]]],
+    page: Callable[[], Awaitable[bytes]],
+    document: bytes,
 ) -> list[web.RouteDef]:
-    """The routes of PROCESS; `page` makes what /metrics answers, or raises NoPage; `document` is /openapi.json's."""
+    """The routes of PROCESS; `stale` tells which queries are, for /health alone, because it looks at all of them;
+    `page` makes what /metrics answers, or raises NoPage; `document` is /openapi.json's.
+    """
 
     async def ready(_: web.Request) -> web.Response:
         generation = health().generation
@@ -110,7 +128,8 @@ def process_routes(
 
     async def well(_: web.Request) -> web.Response:
         report = health()
-        return _json(503 if report.status == "unavailable" else 200, report.document())
+        oldest = stale() if report.stale_queries else []
+        return _json(503 if report.status == "unavailable" else 200, report.document() | {"stale": oldest})
 
     async def counted(_: web.Request) -> web.Response:
         try:

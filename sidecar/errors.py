@@ -45,6 +45,10 @@ class ObjectMissing(StoreError):
     """Raised when a reference leads to an object that no tier has: evicted, swept too early, or an older replica."""
 
 
+class PointerDamaged(StoreError):
+    """Raised when what lies where the root pointer should be is none: bytes were flipped, or somebody wrote there."""
+
+
 class Fenced(StoreError):
     """Raised when the root pointer would move to a lower (epoch, generation): this publisher was deposed."""
 

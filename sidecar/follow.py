@@ -54,14 +54,20 @@ class Follower:
 
     async def start(self) -> None:
         """Brings the disk's generation into service, if it has one; the store need not be there."""
-        pointer = await self._disk.pointer()
-        if pointer is not None:
-            await self._take(pointer, "disk")
-            # Whatever is wrong with the disk, the store is asked at once.
-            self._failures = 0
+        await self._take_from_disk(asked=False)
+        # Whatever is wrong with the disk, the store is asked at once.
+        self._failures = 0
 
     async def step(self) -> None:
-        """One look at the store: waits until its pointer changes, or until it is time to try again, and goes there."""
+        """One look at the store: waits until its pointer changes, or until it is time to try again, and goes there.
+
+        While that brings nothing, the disk may: it works again, or a sibling has copied what came meanwhile.
+        """
+        await self._look()
+        if self._current.generation is None or not self.status.reachable:
+            await self._take_from_disk(asked=True)
+
+    async def _look(self) -> None:
         wait_s = self._poll_s
         if self._failures and self.status.reachable:
             # A generation was refused: tried again after a pause that grows, unless another one comes first.
@@ -78,27 +84,49 @@ class Follower:
         self._reached(pointer)
         if pointer is not None and self._is_ahead(pointer):
             await self._take(pointer, "store")
-        else:
+        elif self._current.generation is not None:
             self._failures, self.status.refused = 0, None
+
+    async def _take_from_disk(self, *, asked: bool) -> None:
+        """The generation that the disk claims to hold; or, rather than none at all, the one that it held before, once
+        the store was `asked` in vain.
+        """
+        newest = await self._disk.pointer()
+        error = None
+        if newest is not None and self._is_ahead(newest):
+            error = await self._take(newest, "disk")
+            self._disk.unservable = None if error is None else newest
+        is_cut_off = isinstance(error, StoreError) and not isinstance(error, ObjectMissing)
+        if self._current.generation is None and (asked or is_cut_off):
+            earlier = await self._disk.earlier()
+            failures, refused = self._failures, self.status.refused
+            if earlier is not None and await self._take(earlier, "disk, the generation before its newest") is None:
+                # What is newer is refused still.
+                self._failures, self.status.refused = failures, refused
 
     def _is_ahead(self, pointer: Pointer) -> bool:
         served = self._current.generation
         return served is None or pointer[:2] > served.pointer[:2]
 
-    async def _take(self, pointer: Pointer, source: str) -> None:
+    async def _take(self, pointer: Pointer, source: str) -> Exception | None:
+        """Serves a generation, or returns why it cannot be."""
         try:
             with collector.resting():
                 generation = await self._load(pointer)
         except (ContractError, ObjectMissing) as error:
             self._refused(pointer, source, error)
+            return error
         except StoreError as error:
             self._unreachable(error)
+            return error
         else:
+            self._note_swap(generation)
             self._current.swap(generation)
             collector.settle(len(generation.index.records.came))
             self._metrics.swaps.inc()
             self._failures, self.status.refused = 0, None
             _log.info("generation served", epoch=pointer.epoch, generation=pointer.generation, source=source)
+            return None
 
     async def _load(self, pointer: Pointer) -> Generation:
         """The verified generation; layer by layer, because only an opened object tells what lies below it.
@@ -118,6 +146,13 @@ class Follower:
                 layer = _below(records.values(), opened)
         return await asyncio.to_thread(_assemble, pointer, opened, served)
 
+    def _note_swap(self, generation: Generation) -> None:
+        now_ms = self._clock.now_ms()
+        is_first = self._current.generation is None
+        self.status.swapped_at_ms = now_ms
+        self.status.swap_delay_s = None if is_first else max(0, now_ms - generation.index.root.published_at_ms) / 1000
+        self.status.ahead_since_s = None
+
     def _refused(self, pointer: Pointer, source: str, error: Exception) -> None:
         self._metrics.refused.inc()
         self._failures += 1
@@ -136,6 +171,11 @@ class Follower:
         if not self.status.reachable:
             _log.info("the store can be read")
         self.status.reachable, self.status.error = True, None
+        self.status.looked_at_ms = self._clock.now_ms()
+        if pointer is None or not self._is_ahead(pointer):
+            self.status.ahead_since_s = None
+        elif self.status.ahead_since_s is None:
+            self.status.ahead_since_s = self._clock.monotonic()
         served = self._current.generation
         seen = (0, 0) if pointer is None else pointer[:2]
         behind = served is not None and seen < served.pointer[:2]

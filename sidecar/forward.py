@@ -1,6 +1,7 @@
 """The door to the indexer's API: a write is passed on as it came, and its answer waits until it can be read back here.
 
-1. The request goes to `sidecar.indexer_url`: its path, query and body byte for byte, and the headers of FORWARDED.
+1. The request goes to `sidecar.indexer_url`: its path, query and body byte for byte, the headers of FORWARDED, and
+   the id under which both processes log it.
    Each over a connection of its own: writes are rare, and a kept connection that the other end has just closed could
    not be told from a write that got lost. Nothing is ever sent twice, no redirect is followed, no cookie is kept.
 2. What was made carries X-Catalog-Clock, the registry's clock. The answer is held back until the generation that this
@@ -36,13 +37,13 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from sidecar.current import Current, Generation
-from sidecar.intake import MAX_BODY_BYTES
+from sidecar.intake import MAX_BODY_BYTES, REQUEST_ID, request_id
 from sidecar.metrics import Metrics
 from sidecar.parameters import Refusal
 from sidecar.relay import BrokenOffError, once, sendable, target
 from sidecar.workers.siblings import Alone, Siblings
 
-FORWARDED: Final = ("Content-Type", "Accept", "Authorization", "Cookie", "USE-JWT-COOKIE", "X-Request-ID")
+FORWARDED: Final = ("Content-Type", "Accept", "Authorization", "Cookie", "USE-JWT-COOKIE")
 RETURNED: Final = ("Content-Type", "Allow", "Location", "Retry-After", "WWW-Authenticate", "X-Catalog-Published")
 # Bodies of writes that are under way, at once: a pod's memory is for reads.
 MAX_UNDER_WAY_BYTES: Final = 32 * 1024 * 1024
@@ -155,7 +156,7 @@ class Forwarder:
             session.request(
                 request.method,
                 self._target(request),
-                headers=_picked(request.headers, FORWARDED),
+                headers=_forwarded(request),
                 data=BytesIO(body) if body else None,
                 allow_redirects=False,
             ) as response,
@@ -221,6 +222,12 @@ class Forwarder:
             # Not the error's text: some quote the url, and with it the caller's query.
             _log.warning("a write got no answer from the indexer", outcome=outcome, error=type(error).__name__)
         return Refusal(503, {"detail": detail})
+
+
+def _forwarded(request: web.Request) -> CIMultiDict[str]:
+    headers = _picked(request.headers, FORWARDED)
+    headers[REQUEST_ID] = request_id(request)
+    return headers
 
 
 def _picked(headers: CIMultiDictProxy[str], names: tuple[str, ...]) -> CIMultiDict[str]:

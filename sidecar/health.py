@@ -7,11 +7,15 @@ ok              everything else.
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from heapq import nsmallest
 from typing import Any, Final, Literal, NamedTuple
 
 from sidecar import __version__
 from sidecar.contract.words import age_s
 from sidecar.current import Generation
+
+# How many stale queries are told by name.
+MAX_STALE: Final = 20
 
 
 @dataclass(slots=True)
@@ -24,6 +28,14 @@ class StoreStatus:
     error: str | None = "not asked yet"
     refused: str | None = None
     stopped: str | None = None
+    # When it last answered, in milliseconds since 1970, and since when, by a clock that never jumps, it has shown a
+    # higher generation than the one that is served.
+    looked_at_ms: int | None = None
+    ahead_since_s: float | None = None
+    # When the served generation came into service; and how long after its publication, if it was followed there: what
+    # a process starts with may have been published long before.
+    swapped_at_ms: int | None = None
+    swap_delay_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -65,6 +77,11 @@ class Health:
     freshness_s: int
     stale_queries: int
     never_pulled_catalogs: int
+    refusing: bool
+    lag_s: float
+    swap_delay_s: float | None
+    swapped_at_ms: int | None
+    looked_at_ms: int | None
     store_reachable: bool
     store_behind: bool
     store_conflict: bool
@@ -76,24 +93,24 @@ class Health:
 
     def document(self) -> dict[str, Any]:
         """The body of /health."""
-        published_at = None
-        if self.published_at_ms is not None:
-            published_at = datetime.fromtimestamp(self.published_at_ms / 1000, UTC).isoformat(timespec="milliseconds")
         return {
             "status": self.status,
             "problems": self.problems,
             "version": __version__,
             "generation": self.generation,
             "epoch": self.epoch,
-            "published_at": published_at,
+            "published_at": _iso(self.published_at_ms),
             "oldest_content_age_s": self.oldest_content_age_s,
             "freshness_s": self.freshness_s,
             "stale_queries": self.stale_queries,
             "never_pulled_catalogs": self.never_pulled_catalogs,
+            "lag_s": round(self.lag_s, 3),
+            "swapped_at": _iso(self.swapped_at_ms),
             "store": {
                 "reachable": self.store_reachable,
                 "behind": self.store_behind,
                 "conflict": self.store_conflict,
+                "looked_at": _iso(self.looked_at_ms),
             },
             "disk": self.disk_state,
             "memory": {
@@ -113,11 +130,12 @@ def report(
     memory: tuple[int, int, int],
     freshness_s: int,
     now_ms: int,
+    now_s: float = 0.0,
     keys: str | None = None,
     standing: Standing = ALONE,
 ) -> Health:
-    """The report as of now. `memory` is its bytes, their limit and the evictions so far; `keys` is why those of tokens
-    cannot be read. All of it is this process's, `standing` alone tells of others.
+    """The report as of now, by both clocks. `memory` is its bytes, their limit and the evictions so far; `keys` is why
+    those of tokens cannot be read. All of it is this process's, `standing` alone tells of others.
     """
     root = None if generation is None else generation.index.root
     stale = 0 if generation is None else generation.pulled_before(now_ms - freshness_s * 1000)
@@ -137,6 +155,11 @@ def report(
         freshness_s=freshness_s,
         stale_queries=stale,
         never_pulled_catalogs=0 if generation is None else generation.never_pulled,
+        refusing=store.refused is not None,
+        lag_s=0.0 if store.ahead_since_s is None else max(0.0, now_s - store.ahead_since_s),
+        swap_delay_s=store.swap_delay_s,
+        swapped_at_ms=store.swapped_at_ms,
+        looked_at_ms=store.looked_at_ms,
         store_reachable=store.reachable,
         store_behind=store.behind,
         store_conflict=store.conflict,
@@ -146,6 +169,30 @@ def report(
         memory_evictions=memory_evictions,
         standing=standing,
     )
+
+
+def stale_queries(generation: Generation | None, *, freshness_s: int, now_ms: int) -> list[dict[str, Any]]:
+    """The served queries whose content is older than promised, the oldest first, at most MAX_STALE: hash, age in
+    seconds, state of the last pull.
+
+    Neither title nor filter: whoever may know these finds them by the hash, at catalog-queries/ or with `status`.
+    """
+    if generation is None:
+        return []
+    then_ms = now_ms - freshness_s * 1000
+    old = (
+        (query.pulled_at_ms, query.hash.hex(), query.state.name.lower())
+        for query in generation.index.queries.values()
+        if query.pulled_at_ms is not None and query.pulled_at_ms < then_ms and generation.serves(query.hash)
+    )
+    return [
+        {"hash": hash_, "age_s": age_s(pulled_at_ms, now_ms), "state": state}
+        for pulled_at_ms, hash_, state in nsmallest(MAX_STALE, old)
+    ]
+
+
+def _iso(ms: int | None) -> str | None:
+    return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
 
 
 def _problems(

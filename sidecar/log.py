@@ -2,6 +2,9 @@
 
 import logging
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Final
 
 import structlog
@@ -14,7 +17,31 @@ _TALKATIVE: Final = ("aiosqlite", "alembic", "apscheduler", "asyncio", "sqlalche
 # It tells of every request that is no HTTP, with a traceback and the beginning of what came: of a token, perhaps. What
 # goes wrong in a handler is caught and logged where requests enter.
 _INDISCREET: Final = "aiohttp.server"
+_answering: ContextVar[Callable[[], str] | None] = ContextVar("answering", default=None)
+
+
+@contextmanager
+def answering(request_id: Callable[[], str]) -> Iterator[None]:
+    """Within this, and in tasks that are begun within, every line has this `request_id`. It is asked for only when
+    there is a line: most requests log nothing, and have no use for a number of their own.
+    """
+    before = _answering.set(request_id)
+    try:
+        yield
+    finally:
+        _answering.reset(before)
+
+
+def add_request_id(_: object, __: str, event: EventDict) -> EventDict:
+    """Adds the id of the request that is being answered, if one is."""
+    request_id = _answering.get()
+    if request_id is not None:
+        event["request_id"] = request_id()
+    return event
+
+
 _SHARED: Final[tuple[Processor, ...]] = (
+    add_request_id,
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -123,6 +123,15 @@ class Metrics:
             "disk_resets", "Times the file of the disk copy was set aside as unusable and begun anew."
         )
 
+        # Whoever watches them grow has to see them at zero first.
+        for counter, values in (
+            (self.corrupt, ("disk", "store")),
+            (self.broken_answers, ("unread", "lost")),
+            (self.writes, ("loaded", "pending", "accepted", "refused", "failed", "unreachable", "unknown")),
+        ):
+            for value in values:
+                counter.labels(value)
+
         # Its supervisor counts those of a worker.
         self._counter("worker_deaths", "Workers that ended without having been told to, and were started again.")
         self._workers = self._gauge("workers", "The processes whose figures these are; one without sidecar.workers.")
@@ -139,6 +148,22 @@ class Metrics:
         self._stale = self._gauge("stale_queries", "Served queries whose content is older than the freshness promise.")
         self._never_pulled = self._gauge(
             "never_pulled_catalogs", "Catalogs that wait for their first pull, and are answered with 503."
+        )
+        self._refusing = self._gauge("refusing", "1 while a generation is refused that should be served, else 0.")
+        self._lag = self._gauge(
+            "lag_seconds",
+            "Seconds since the store has shown a higher generation than the one that is served; 0 while it does not.",
+        )
+        self._swap_delay = self._gauge(
+            "swap_delay_seconds",
+            "Seconds from the publication of the served generation until it was served, by the clocks of two machines; "
+            "NaN if it is the first one.",
+        )
+        self._last_swap = self._gauge(
+            "last_swap_seconds", "When the served generation came into service, in seconds since 1970; NaN before."
+        )
+        self._last_look = self._gauge(
+            "last_look_seconds", "When the store was last read, in seconds since 1970; NaN before."
         )
         self._memory_bytes = self._gauge("memory_bytes", "Bytes of the objects that are kept in memory.")
         self._memory_limit = self._gauge("memory_limit_bytes", "The bound of the objects that are kept in memory.")
@@ -173,6 +198,11 @@ class Metrics:
         self._oldest_age.set(_or_nan(health.oldest_content_age_s))
         self._stale.set(health.stale_queries)
         self._never_pulled.set(health.never_pulled_catalogs)
+        self._refusing.set(health.refusing)
+        self._lag.set(health.lag_s)
+        self._swap_delay.set(_or_nan(health.swap_delay_s))
+        self._last_swap.set(_or_nan(_seconds(health.swapped_at_ms)))
+        self._last_look.set(_or_nan(_seconds(health.looked_at_ms)))
         self._memory_bytes.set(health.memory_bytes)
         self._memory_limit.set(health.memory_limit_bytes)
         self._memory_evictions.inc(health.memory_evictions - self._evictions_counted)
@@ -187,6 +217,10 @@ class Metrics:
 
     def _gauge(self, name: str, help: str) -> Gauge:
         return Gauge(f"catalog_sidecar_{name}", help, registry=self.registry)
+
+
+def _seconds(ms: int | None) -> float | None:
+    return None if ms is None else ms / 1000
 
 
 def _or_nan(value: float | None) -> float:

@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapp
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
+import structlog
+
 from sidecar.contract.objects import Sealed, digest_of
 from sidecar.contract.records import Record, Reference, open_record
 from sidecar.disk import Disk
-from sidecar.errors import CatalogError, ContractError, ObjectMissing, StoreError, WrongDigest
+from sidecar.errors import CatalogError, ContractError, ObjectMissing, StoreError, UnknownFormat, WrongDigest
 from sidecar.memory import Filled, Memory
 from sidecar.metrics import Metrics
 from sidecar.store import Store
@@ -22,6 +24,9 @@ STORE_DEADLINE_S: Final = 10.0
 BATCH: Final = 256
 # Opening takes some 20 to 300 µs for each object; from here on a thread does it.
 INLINE: Final = 8
+# Corrupt objects that were told of; beyond that some are told of again.
+MAX_TOLD: Final = 10_000
+_log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 Landed = Mapping[Reference, Record | CatalogError]
@@ -40,6 +45,7 @@ class Tiers:
         self._reads = {tier: (labels(tier, "hit"), labels(tier, "miss")) for tier in ("memory", "disk", "store")}
         self._flights: dict[Reference, asyncio.Task[Landed]] = {}
         self.busy: set[asyncio.Task[object]] = set()
+        self._told: set[tuple[str, bytes]] = set()
 
     async def read(
         self, references: Iterable[Reference], *, keep: bool = True, spare: bool = False
@@ -65,9 +71,15 @@ class Tiers:
         return found
 
     async def copy_to_disk(self, digests: Sequence[bytes]) -> bool:
-        """Whether the disk has these objects now, after those that it lacked were fetched from the store."""
+        """Whether the disk has these objects now, after those that it lacked or had corrupt were fetched from the
+        store.
+        """
         present = await self._disk.get(digests)
-        absent = [digest for digest in digests if digest not in present]
+        absent = await asyncio.to_thread(_not_among, present, digests)
+        rotten = [digest for digest in absent if digest in present]
+        for digest in rotten:
+            error = WrongDigest(f"object {digest.hex()}: the disk's {len(present[digest])} bytes hash otherwise")
+            self._note_corrupt("disk", digest, error)
         if not absent:
             return True
         data = await self._from_store(absent)
@@ -75,9 +87,16 @@ class Tiers:
             if digest not in data:
                 raise ObjectMissing(f"object {digest.hex()} is in no tier")
             if digest_of(data[digest]) != digest:
-                self.metrics.corrupt.labels("store").inc()
-                raise WrongDigest(f"object {digest.hex()}: the store's {len(data[digest])} bytes hash otherwise")
-        return await self._disk.put([Sealed(digest, data[digest]) for digest in absent])
+                error = WrongDigest(f"object {digest.hex()}: the store's {len(data[digest])} bytes hash otherwise")
+                self._note_corrupt("store", digest, error)
+                raise error
+        if not await self._disk.put([Sealed(digest, data[digest]) for digest in absent]):
+            return False
+        if rotten and await asyncio.to_thread(_not_among, await self._disk.get(digests), digests):
+            # Two digests lead to one row, for example: to write one of the objects is to break the other.
+            await self._disk.discard("objects do not stay as they were written")
+            return False
+        return True
 
     async def close(self) -> None:
         """Ends all flights; whoever waits for one is cancelled with it."""
@@ -145,10 +164,19 @@ class Tiers:
             landed = await asyncio.to_thread(_open_all, references, data)
         else:
             landed = _open_all(references, data)
-        corrupt = sum(isinstance(record, ContractError) for record in landed.values())
-        if corrupt:
-            self.metrics.corrupt.labels(tier).inc(corrupt)
+        for (_, digest), record in landed.items():
+            if isinstance(record, ContractError) and not isinstance(record, UnknownFormat):
+                self._note_corrupt(tier, digest, record)
         return landed
+
+    def _note_corrupt(self, tier: str, digest: bytes, error: ContractError) -> None:
+        """Counts an object that is not used, and tells of it once: it may be asked for again and again."""
+        self.metrics.corrupt.labels(tier).inc()
+        if len(self._told) >= MAX_TOLD:
+            self._told.clear()
+        if (tier, digest) not in self._told:
+            self._told.add((tier, digest))
+            _log.error("a corrupt object is not used", tier=tier, object=digest.hex(), error=str(error))
 
     async def _from_store(self, digests: Collection[bytes]) -> dict[bytes, bytes]:
         async with store_deadline(self.metrics):
@@ -179,6 +207,11 @@ async def store_deadline(metrics: Metrics, deadline_s: float = STORE_DEADLINE_S)
     except StoreError:
         metrics.store_errors.inc()
         raise
+
+
+def _not_among(data: Mapping[bytes, bytes], digests: Iterable[bytes]) -> list[bytes]:
+    """The digests that these bytes do not hash to."""
+    return [digest for digest in digests if digest not in data or digest_of(data[digest]) != digest]
 
 
 def _open_all(references: Iterable[Reference], data: Mapping[bytes, bytes]) -> dict[Reference, Record | CatalogError]:

@@ -48,7 +48,7 @@ content set     [members, contained, unlisted]: three digests of bitmaps. Pages 
                 state covers), "parent" (digest of the root that it replaces, or nil), "ordinals" (how many there are),
                 "dictionary" and "content" (digests of branches over segments, and over content shards), "queries",
                 "freshness", "catalogs" (fans of branches over shards), "customers" (fan of shards, by the first four
-                bits of the uuid), "counts" (map of name to number) and "producer".
+                bits of the uuid), "counts" (map of name to number, sorted) and "producer"; in this order.
 2 dictionary segment
                 [first ordinal, types (bin, a byte each: 1 course, 2 course run, 3 program, 4 learner pathway), keys,
                 parents (ordinal of a run's course, or nil), uuids (16 bytes, or nil)]: four columns of one length.

@@ -128,6 +128,8 @@ class Root:
         ):
             if len(branches) != -(-children // BRANCH_CHILDREN):
                 raise Malformed(f"{name}: {len(branches)} branches for {root.ordinals} ordinals")
+        if root.encode() != payload:
+            raise Malformed("a root whose names are in another order")
         return root
 
     def references(self) -> Iterator[Reference]:

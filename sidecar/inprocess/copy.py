@@ -25,7 +25,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from sidecar.errors import ObjectMissing, StoreError
+from sidecar.contract.objects import DIGEST_BYTES
+from sidecar.errors import ObjectMissing, PointerDamaged, StoreError
 from sidecar.store import Pointer
 from sidecar.store.mounts import mounts, network_file_system
 
@@ -45,15 +46,22 @@ class Moment:
 
     def pointer(self) -> Pointer | None:
         """The generation that the copy holds in full; None before the first."""
-        row = self._connection.execute("SELECT epoch, generation, digest FROM pointer").fetchone()
-        return None if row is None else Pointer(*row)
+        row = self._connection.execute(
+            "SELECT CAST(epoch AS BLOB), CAST(generation AS BLOB), CAST(digest AS BLOB) FROM pointer"
+        ).fetchone()
+        if row is None:
+            return None
+        epoch, generation, digest = (value or b"" for value in row)
+        if not (epoch.isdigit() and generation.isdigit() and len(digest) == DIGEST_BYTES):
+            raise PointerDamaged("the disk copy's pointer is damaged")
+        return Pointer(int(epoch), int(generation), digest)
 
     def get(self, digest: bytes) -> bytes:
         """The bytes stored under a digest, unverified. Raises ObjectMissing."""
-        row = self._connection.execute("SELECT data FROM objects WHERE digest = ?", (digest,)).fetchone()
+        row = self._connection.execute("SELECT CAST(data AS BLOB) FROM objects WHERE digest = ?", (digest,)).fetchone()
         if row is None:
             raise ObjectMissing(f"object {digest.hex()} is not in the disk copy")
-        data: bytes = row[0]
+        data: bytes = row[0] or b""
         return data
 
 

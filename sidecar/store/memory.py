@@ -11,9 +11,11 @@ class MemoryStore:
     """Implements Store for one event loop. `objects` and `unreferenced` may be looked at and tampered with."""
 
     def __init__(self) -> None:
+        self.as_it_lies: str | None = None
         self.objects: dict[bytes, bytes] = {}
         self.unreferenced: dict[bytes, int] = {}
         self._pointer: Pointer | None = None
+        self._earlier: Pointer | None = None
         self._moved = asyncio.Condition()
 
     async def get(self, digests: Collection[bytes]) -> dict[bytes, bytes]:
@@ -27,15 +29,21 @@ class MemoryStore:
     async def pointer(self) -> Pointer | None:
         return self._pointer
 
+    async def earlier(self) -> Pointer | None:
+        """Where the pointer was before it last moved."""
+        return self._earlier
+
     async def move(self, pointer: Pointer) -> None:
         async with self._moved:
             if check_move(self._pointer, pointer):
-                self._pointer = pointer
+                self._earlier, self._pointer = self._pointer, pointer
                 self._moved.notify_all()
 
     async def reset(self, pointer: Pointer | None) -> None:
         """Puts the pointer anywhere, as an older replica or an emptied store would show it."""
         async with self._moved:
+            if self._pointer not in (None, pointer):
+                self._earlier = self._pointer
             self._pointer = pointer
             self._moved.notify_all()
 

@@ -37,7 +37,7 @@ from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from sidecar.contract.objects import Sealed
-from sidecar.errors import StoreError
+from sidecar.errors import PointerDamaged, StoreError
 from sidecar.store import Pointer, check_epoch, check_move
 from sidecar.store.address import Address
 from sidecar.store.servers import connect
@@ -297,7 +297,7 @@ def _pointer(value: object) -> Pointer | None:
         return None
     match = _POINTER.fullmatch(value) if isinstance(value, bytes) else None
     if match is None:
-        raise StoreError(f"redis store: {POINTER.decode()} holds something else than a pointer")
+        raise PointerDamaged(f"redis store: {POINTER.decode()} holds something else than a pointer")
     return Pointer(int(match[1]), int(match[2]), bytes.fromhex(match[3].decode()))
 
 

@@ -25,10 +25,10 @@ Families = Mapping[str, Family]
 Plain = dict[str, list[Any]]
 Rule = Callable[[Iterable[float]], float]
 _RULES: Final[Mapping[Rule, tuple[str, ...]]] = {
-    min: ("ready", "generation", "epoch", "disk_ok", "store_reachable"),
+    min: ("ready", "generation", "epoch", "disk_ok", "store_reachable", "last_swap_seconds", "last_look_seconds"),
     max: (
         *("published_age_seconds", "oldest_content_age_seconds", "stale_queries", "never_pulled_catalogs"),
-        *("store_behind", "store_conflict", "workers_wanted"),
+        *("store_behind", "store_conflict", "workers_wanted", "refusing", "lag_seconds", "swap_delay_seconds"),
     ),
     math.fsum: ("memory_bytes", "memory_limit_bytes", "workers"),
 }

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 from aiohttp import FormData, web
 from aiohttp.test_utils import TestClient, TestServer
+from structlog.testing import capture_logs
 
 from indexer.api import CatalogApi, answered
 from indexer.catalog_body import read_catalog
@@ -30,7 +31,8 @@ from indexer.source.file import FileSource
 from indexer.wiring import Parts
 from sidecar.auth import Tokens
 from sidecar.contract.words import query_hash
-from sidecar.intake import BODY_S, MAX_BODY_BYTES
+from sidecar.intake import BODY_S, MAX_BODY_BYTES, REQUEST_ID
+from sidecar.log import add_request_id
 from sidecar.settings import Settings
 from tests.fakes import FakeClock, FakeSource, Json, SlowSource, catalog_body, course, run, uuid_of
 from tests.indexer import scripts
@@ -559,7 +561,11 @@ class TestARegistryOutOfReach:
                 ("POST", f"{path_of('a')}refresh_metadata", None),
                 ("GET", f"/api/v1/pulls/{uuid_of('a')}/", None),
             ):
-                answer = await caller.ask(method, path, json=body)
+                with capture_logs([add_request_id]) as logs:
+                    answer = await caller.ask(method, path, json=body, headers={REQUEST_ID: "r-1"})
+                assert [(line["event"], line["request_id"]) for line in logs] == [
+                    ("a request met a registry that is out of reach", "r-1")
+                ]
                 assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
                 assert answer.body == {"detail": "The registry is out of reach. Nothing was changed; try again later."}
 

@@ -90,6 +90,7 @@ class TestDiff:
             )
 
     def test_of_many_keys_shows_some(self, cli: Installation) -> None:
+        cli.settings(quarantine="lost = 1.0\ngained = 1000.0")
         cli.corpus(*(course(f"D+{n}") for n in range(1200)))
         quietly(cli, "build")
         text = cli.done("diff", "3", "4")

@@ -43,11 +43,13 @@ class FakeClock:
 
 
 class FlakyStore(MemoryStore):
-    """A store that can be `down`, and that counts what is asked of it; `gate` holds reads back until it is set."""
+    """A store that can be `down`, or `full`: it takes nothing, and can be read; and that counts what is asked of it.
+    `gate` holds reads back until it is set.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.down = False
+        self.down = self.full = False
         self.asked: list[bytes] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -61,7 +63,7 @@ class FlakyStore(MemoryStore):
         return await super().get(digests)
 
     async def put(self, objects: Iterable[Sealed]) -> None:
-        self._check()
+        self._check(writing=True)
         await super().put(objects)
 
     async def pointer(self) -> Pointer | None:
@@ -69,8 +71,16 @@ class FlakyStore(MemoryStore):
         return await super().pointer()
 
     async def move(self, pointer: Pointer) -> None:
-        self._check()
+        self._check(writing=True)
         await super().move(pointer)
+
+    async def earlier(self) -> Pointer | None:
+        self._check()
+        return await super().earlier()
+
+    async def reset(self, pointer: Pointer | None) -> None:
+        self._check(writing=True)
+        await super().reset(pointer)
 
     async def changed(self, known: Pointer | None, timeout_s: float) -> Pointer | None:
         self._check()
@@ -80,9 +90,11 @@ class FlakyStore(MemoryStore):
         self._check()
         return await super().sweep(live, epoch=epoch, now_ms=now_ms, grace_ms=grace_ms)
 
-    def _check(self) -> None:
+    def _check(self, *, writing: bool = False) -> None:
         if self.down:
             raise StoreError("connection refused")
+        if writing and self.full:
+            raise StoreError("database or disk is full")
 
 
 def disk_over(store: FlakyStore, metrics: Metrics, path: Path = Path("disk.db")) -> Disk:

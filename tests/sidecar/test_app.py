@@ -1,6 +1,8 @@
 """One sidecar put together: what it says of itself, from the first moment to a store that is gone."""
 
 import asyncio
+import math
+import re
 from collections.abc import AsyncIterator, Callable
 from io import BytesIO
 from pathlib import Path
@@ -14,8 +16,9 @@ from pytest_aiohttp import AiohttpClient
 from sidecar import __version__
 from sidecar.app import Sidecar
 from sidecar.contract.objects import ObjectType
+from sidecar.contract.words import PullState, query_hash
 from sidecar.copier import LOOK_S, RETRY_S
-from sidecar.health import Standing
+from sidecar.health import MAX_STALE, Standing
 from sidecar.intake import MAX_BODY_BYTES
 from sidecar.settings import Settings, SidecarSettings
 from sidecar.store import Pointer
@@ -92,8 +95,16 @@ async def test_health_tells_what_is_served_and_how_old_it_is(rig: Rig) -> None:
         "oldest_content_age_s": 60,
         "freshness_s": 86_400,
         "stale_queries": 0,
+        "stale": [],
         "never_pulled_catalogs": 1,
-        "store": {"reachable": True, "behind": False, "conflict": False},
+        "lag_s": 0.0,
+        "swapped_at": "2023-11-14T22:13:20.000+00:00",
+        "store": {
+            "reachable": True,
+            "behind": False,
+            "conflict": False,
+            "looked_at": body["store"]["looked_at"],  # type: ignore[index]
+        },
         "disk": "ok",
         "worker": {"number": 1, "wanted": 1, "running": 1},
     }
@@ -104,8 +115,82 @@ async def test_stale_content_is_served_and_told(rig: Rig) -> None:
     rig.clock.ms = PULLED_MS + 86_401_000
     status, body = await rig.get("/health")
     assert (status, body["status"], body["stale_queries"]) == (200, "degraded", 1)
+    assert body["stale"] == [{"hash": query_hash({"title": "a"}).hex(), "age_s": 86_401, "state": "fresh"}]
     answer = await rig.client.get(LOOKUP)
     assert (answer.status, answer.headers["X-Catalog-Age"]) == (200, "86401")
+
+
+async def test_stale_queries_are_told_by_hash_the_oldest_first_and_not_all(rig: Rig) -> None:
+    """No title and no filter: /health is open to whoever reaches the port."""
+    many = {f"q{n:02}": Selection({"edX+A"}, PULLED_MS + n * 1000, state=PullState.FAILING) for n in range(30)}
+    its = World(WORLD.courses, selections=many, catalogs=[Catalog(UUID(int=n), f"q{n:02}") for n in range(30)])
+    unused = World(its.courses, selections={**many, "unused": Selection(pulled_at_ms=1)}, catalogs=its.catalogs)
+    await publish(rig.store, unused.tree())
+    async with asyncio.timeout(10):
+        await rig.sidecar.current.other_than(None)
+    rig.clock.ms = PULLED_MS + 86_400_000 + 25_500
+    _, body = await rig.get("/health")
+    assert body["stale_queries"] == 26
+    assert body["stale"] == [
+        {"hash": query_hash({"title": f"q{n:02}"}).hex(), "age_s": 86_425 - n, "state": "failing"}
+        for n in range(MAX_STALE)
+    ]
+
+
+async def test_metrics_tell_when_it_last_succeeded_and_how_far_it_lags(rig: Rig) -> None:
+    async def metric(name: str) -> float:
+        text = await (await rig.client.get("/metrics")).text()
+        return float(re.findall(rf"^catalog_sidecar_{name} (\S+)$", text, re.MULTILINE)[0])
+
+    assert math.isnan(await metric("last_swap_seconds"))
+    await rig.serve(1)
+    assert await metric("last_swap_seconds") == PULLED_MS / 1000
+    # What it began with may have been published long before.
+    assert math.isnan(await metric("swap_delay_seconds"))
+    rig.clock.ms += 7_000
+    await rig.serve(2)
+    assert await metric("swap_delay_seconds") == 7
+    assert await metric("last_swap_seconds") == PULLED_MS / 1000 + 7
+    assert (await metric("refusing"), await metric("lag_seconds")) == (0, 0)
+    broken = WORLD.tree(generation=3)
+    await rig.store.put(sealed for digest, sealed in broken.objects.items() if digest != broken.root)
+    await rig.store.move(Pointer(1, 3, broken.root))
+    async with asyncio.timeout(10):
+        while rig.sidecar.follower.status.refused is None:
+            await rig.client.get("/ready")
+    rig.clock.ms += 90_000
+    assert (await metric("refusing"), await metric("lag_seconds")) == (1, 90)
+    assert await metric("generation") == 2
+    async with asyncio.timeout(10):
+        while await metric("last_look_seconds") != rig.clock.ms / 1000:
+            pass
+    await rig.serve(4)
+    assert (await metric("refusing"), await metric("lag_seconds")) == (0, 0)
+
+
+async def test_with_nothing_anywhere_it_says_so_to_everybody_keeps_trying_and_recovers(rig: Rig) -> None:
+    """The store refuses connections, and what lies on the disk is no generation."""
+    rig.store.down = True
+    for path in ("/ready", LOOKUP, "/api/v1/catalog-queries/"):
+        answer = await rig.client.get(path)
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
+    status, body = await rig.get("/health")
+    assert (status, body["status"]) == (503, "unavailable")
+    tried = rig.sidecar.follower.status
+    async with asyncio.timeout(10):
+        for _ in range(12):
+            await rig.clock.wake()
+    assert not tried.reachable
+    assert (await rig.client.get("/ready")).status == 503
+    rig.store.down = False
+    known = rig.sidecar.current.generation
+    await publish(rig.store, WORLD.tree(generation=3))
+    waiting = asyncio.create_task(rig.sidecar.current.other_than(known))
+    async with asyncio.timeout(10):
+        while not waiting.done():
+            await rig.clock.wake()
+    assert await rig.get("/ready") == (200, {"ready": True, "generation": 3})
+    assert await rig.get(LOOKUP) == (200, {"contains_content_items": True})
 
 
 async def test_a_store_that_is_gone_is_told_and_answers_go_on(rig: Rig) -> None:

@@ -79,6 +79,20 @@ async def test_two_generations_are_kept(rig: Rig) -> None:
     assert rig.disk_store.objects.keys() == trees[1].objects.keys() | trees[2].objects.keys()
 
 
+async def test_two_generations_are_kept_also_if_the_second_came_before_the_first_was_looked_at(rig: Rig) -> None:
+    """As at a start, when the store is ahead of the disk."""
+    trees = [tree(n, f"edX+C{n}") for n in range(1, 4)]
+    await publish(rig.disk_store, trees[0])
+    for its in trees[1:]:
+        assert rig.disk_store.objects.keys() >= trees[0].objects.keys()
+        assert await rig.copier.copy(await rig.serve(its))
+        assert await rig.disk_store.earlier() == Pointer(
+            1, its.assembled().root.generation - 1, trees[its is trees[2]].root
+        )
+    await rig.settled()
+    assert rig.disk_store.objects.keys() == trees[1].objects.keys() | trees[2].objects.keys()
+
+
 async def test_between_two_sweeps_what_no_generation_needs_stays(rig: Rig) -> None:
     trees = [tree(n, f"edX+C{n}") for n in range(1, 5)]
     for its in trees:
@@ -151,6 +165,82 @@ async def test_a_disk_that_failed_is_tried_again_until_it_holds_everything(rig: 
         assert await rig.disk_store.changed(None, 10) == Pointer(1, 1, its.root)
     running.cancel()
     assert rig.disk_store.objects.keys() == its.objects.keys()
+
+
+async def test_a_disk_that_takes_nothing_is_tried_with_one_object_until_it_takes_it(rig: Rig) -> None:
+    its = tree(1)
+    generation = await rig.serve(its)
+    rig.disk_store.full = True
+    for n in (1, 2, 3):
+        assert not await rig.copier.copy(generation)
+        assert rig.disk.status.state == "failing"
+        # The first time nobody knew.
+        assert len(rig.store.asked) < 300 + n
+    rig.disk_store.full = False
+    assert await rig.copier.copy(generation)
+    assert rig.disk.status.shown == "ok"
+    assert rig.disk_store.objects.keys() == its.objects.keys()
+
+
+async def test_what_rots_on_the_disk_unseen_is_found_and_put_right(rig: Rig) -> None:
+    its = tree(1)
+    await rig.serve(its)
+    running = asyncio.create_task(rig.copier.run())
+    rotten, lost = a_document(its), its.root
+    async with asyncio.timeout(10):
+        assert await rig.clock.wake() == LOOK_S
+        assert (await rig.clock.sleeping.get())[0] == LOOK_S
+        rig.disk_store.objects[rotten] = b"rot"
+        del rig.disk_store.objects[lost]
+        assert await rig.copier.verify()
+    running.cancel()
+    assert rig.disk_store.objects == {digest: sealed.data for digest, sealed in its.objects.items()}
+
+
+async def test_a_large_copy_is_verified_part_by_part_and_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.copier.VERIFIED", 100)
+    its = tree(1)
+    assert await rig.copier.copy(await rig.serve(its))
+    for _ in range(2):
+        rig.disk_store.objects.update(dict.fromkeys(its.objects, b"rot"))
+        for n in range(len(its.objects) // 100 + 2):
+            sound = sum(rig.disk_store.objects[digest] == sealed.data for digest, sealed in its.objects.items())
+            assert sound >= min(len(its.objects), n * 50)
+            assert await rig.copier.verify()
+        assert rig.disk_store.objects == {digest: sealed.data for digest, sealed in its.objects.items()}
+
+
+async def test_what_rots_while_the_store_is_down_is_told_until_it_can_be_put_right(rig: Rig) -> None:
+    its = tree(1)
+    assert await rig.copier.copy(await rig.serve(its))
+    rig.disk_store.objects[its.root] = b"rot"
+    rig.store.down = True
+    assert not await rig.copier.verify()
+    assert rig.disk.status.incomplete == "generation 1: connection refused"
+    rig.store.down = False
+    assert await rig.copier.verify()
+    assert rig.disk.status.shown == "ok"
+    assert rig.disk_store.objects[its.root] == its.objects[its.root].data
+
+
+async def test_what_a_sibling_has_copied_meanwhile_is_not_taken_back(rig: Rig) -> None:
+    newer = tree(2, "edX+C2")
+    await publish(rig.disk_store, newer)
+    generation = await rig.serve(tree(1))
+    assert not await rig.copier.copy(generation)
+    assert await rig.disk_store.pointer() == Pointer(1, 2, newer.root)
+    rig.disk.unservable = Pointer(1, 2, newer.root)
+    assert await rig.copier.copy(generation)
+    assert await rig.disk_store.pointer() == generation.pointer
+
+
+@pytest.mark.parametrize("claimed", [Pointer(1, 7, tree(2).root), Pointer(1, 2, bytes(32))])
+async def test_a_claim_that_no_root_confirms_is_put_right(rig: Rig, claimed: Pointer) -> None:
+    await publish(rig.disk_store, tree(2))
+    await rig.disk_store.reset(claimed)
+    generation = await rig.serve(tree(1))
+    assert await rig.copier.copy(generation)
+    assert await rig.disk_store.pointer() == generation.pointer
 
 
 async def test_a_copy_that_cannot_be_completed_is_told_until_it_is_and_logged_once(rig: Rig) -> None:

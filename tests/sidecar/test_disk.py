@@ -3,10 +3,12 @@
 import asyncio
 import fcntl
 import sqlite3
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from sidecar.contract.objects import Sealed, digest_of
 from sidecar.disk import LOCK_SUFFIX, MAGIC, Disk, lock
@@ -244,14 +246,104 @@ async def test_a_file_that_somebody_removed_is_begun_anew(tmp_path: Path) -> Non
     await disk.close()
 
 
-async def test_a_file_that_claims_a_higher_generation_than_is_served_is_set_aside(tmp_path: Path) -> None:
+async def test_the_pointer_goes_where_it_is_told_to_and_what_else_is_there_stays(tmp_path: Path) -> None:
     disk = Disk(tmp_path / "disk.db", Metrics())
-    await disk.publish(Pointer(9, 9, OBJECT.digest), set(), now_ms=1)
-    lower = Pointer(1, 1, OBJECT.digest)
-    assert not await disk.publish(lower, set(), now_ms=1)
-    assert await disk.publish(lower, set(), now_ms=1)
-    assert await disk.pointer() == lower
+    higher, lower = Pointer(9, 9, OTHER.digest), Pointer(1, 1, OBJECT.digest)
+    assert await disk.put([OBJECT])
+    assert await disk.publish(higher, None, now_ms=1)
+    assert await disk.earlier() is None
+    assert await disk.publish(lower, {OBJECT.digest}, now_ms=1)
+    assert (await disk.pointer(), await disk.earlier(), disk.resets) == (lower, higher, 0)
+    assert await disk.get([OBJECT.digest]) == {OBJECT.digest: OBJECT.data}
     await disk.close()
+
+
+DAMAGE = {
+    "text instead of bytes": "UPDATE {} SET digest = CAST(digest AS TEXT)",
+    "a digest that is cut": "UPDATE {} SET digest = substr(digest, 1, 31)",
+    "no number": "UPDATE {} SET epoch = x'ff'",
+    "a fraction": "UPDATE {} SET generation = 0.5",
+    "a number below none": "UPDATE {} SET generation = -1",
+}
+
+
+@pytest.mark.parametrize("how", [name for name in DAMAGE if name != "text instead of bytes"])
+async def test_a_damaged_pointer_is_none_is_told_and_is_put_right(tmp_path: Path, how: str) -> None:
+    path, pointer, metrics = tmp_path / "disk.db", Pointer(1, 2, OBJECT.digest), Metrics()
+    disk = Disk(path, metrics)
+    assert await disk.put([OBJECT])
+    assert await disk.publish(Pointer(1, 1, OTHER.digest), None, now_ms=1)
+    assert await disk.publish(pointer, None, now_ms=1)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute(DAMAGE[how].format("pointer"))
+    with capture_logs() as logs:
+        assert await disk.pointer() is None
+    assert [line["event"] for line in logs] == ["the pointer of the disk copy is not used"]
+    assert metrics.registry.get_sample_value("catalog_sidecar_corrupt_objects_total", {"tier": "disk"}) == 1
+    assert await disk.earlier() == Pointer(1, 1, OTHER.digest)
+    assert await disk.publish(pointer, None, now_ms=1)
+    # What was damaged is no place to go back to.
+    assert (await disk.pointer(), await disk.earlier()) == (pointer, Pointer(1, 1, OTHER.digest))
+    assert await disk.get([OBJECT.digest]) == {OBJECT.digest: OBJECT.data}
+    assert (disk.resets, state(disk)) == (0, "ok")
+    await disk.close()
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+async def test_a_damaged_place_to_go_back_to_is_none(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "disk.db"
+    disk = Disk(path, Metrics())
+    for generation in (1, 2):
+        assert await disk.publish(Pointer(1, generation, OBJECT.digest), None, now_ms=1)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute(DAMAGE[how].format("earlier"))
+    # Text of the same bytes says the same.
+    whole = how == "text instead of bytes"
+    assert await disk.earlier() == (Pointer(1, 1, OBJECT.digest) if whole else None)
+    assert (await disk.pointer(), state(disk)) == (Pointer(1, 2, OBJECT.digest), "ok")
+    await disk.close()
+
+
+@pytest.mark.parametrize("data", ["CAST(x'fffe' AS TEXT)", "'text'", "12", "0.5", "x''"])
+async def test_an_object_of_another_type_is_bytes_that_no_digest_fits(tmp_path: Path, data: str) -> None:
+    path = tmp_path / "disk.db"
+    disk = Disk(path, Metrics())
+    assert await disk.put([OBJECT, OTHER])
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute(f"UPDATE objects SET data = {data} WHERE digest = ?", (OBJECT.digest,))
+    found = await disk.get([OBJECT.digest, OTHER.digest])
+    assert found[OTHER.digest] == OTHER.data
+    assert type(found[OBJECT.digest]) is bytes
+    assert digest_of(found[OBJECT.digest]) != OBJECT.digest
+    assert state(disk) == "ok"
+    assert await disk.put([OBJECT])
+    assert await disk.get([OBJECT.digest]) == {OBJECT.digest: OBJECT.data}
+    await disk.close()
+
+
+async def test_a_disk_that_can_be_read_and_takes_nothing_fails_until_it_takes_something() -> None:
+    store = FlakyStore()
+    store.full = True
+    disk = disk_over(store, Metrics())
+    with capture_logs() as logs:
+        for _ in range(3):
+            assert not await disk.put([OBJECT])
+            assert await disk.get([OBJECT.digest]) == {}
+            assert await disk.pointer() is None
+            assert (state(disk), disk.status.error, disk.is_readable) == ("failing", "database or disk is full", True)
+        store.down = True
+        assert await disk.get([OBJECT.digest]) == {}
+        assert (disk.status.error, disk.is_readable) == ("connection refused", False)
+        store.down = False
+        assert await disk.get([OBJECT.digest]) == {}
+        assert (disk.status.error, disk.is_readable) == ("database or disk is full", True)
+        store.full = False
+        assert await disk.put([OBJECT])
+    assert (state(disk), disk.status.error) == ("ok", None)
+    assert [line["event"] for line in logs] == [
+        "the disk copy fails; answers go on without it",
+        "the disk copy works again",
+    ]
 
 
 async def test_trouble_ends_when_an_operation_passes() -> None:

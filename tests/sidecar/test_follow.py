@@ -3,9 +3,11 @@
 import asyncio
 from uuid import UUID
 
+import pytest
 from structlog.testing import capture_logs
 
-from sidecar.contract.objects import ObjectType, Sealed
+from sidecar.contract.index import IN_INDEX
+from sidecar.contract.objects import FORMAT_VERSION, ObjectType, Sealed, digest_of
 from sidecar.current import Current
 from sidecar.follow import MAX_PAUSE_S, Follower
 from sidecar.memory import Memory
@@ -174,6 +176,23 @@ async def test_a_corrupt_object_refuses_the_whole_generation() -> None:
     assert rig.count("refused_generations") == 1
 
 
+@pytest.mark.parametrize("where", ["store", "disk"])
+async def test_one_bit_of_any_object_of_the_index_keeps_a_generation_from_being_served(where: str) -> None:
+    """What is served makes the process ready; on the disk it is taken for missing, and the store has nothing."""
+    tree = world("edX+C1").tree()
+    of_the_index = [d for d, sealed in tree.objects.items() if ObjectType(sealed.data[5]) in IN_INDEX]
+    assert len(of_the_index) > 10
+    for digest in of_the_index:
+        rig = Rig()
+        store = rig.store if where == "store" else rig.disk_store
+        await publish(store, tree)
+        store.objects[digest] = store.objects[digest][:-1] + bytes([store.objects[digest][-1] ^ 1])
+        await rig.follower.start()
+        await rig.follower.step()
+        assert rig.served is None
+        await rig.settled()
+
+
 async def test_a_pointer_that_contradicts_its_root_is_refused() -> None:
     rig = Rig()
     tree = world().tree(generation=1)
@@ -220,6 +239,166 @@ async def test_a_broken_disk_copy_is_mended_from_the_store() -> None:
     await rig.settled()
     assert rig.served == 9
     assert disk.objects[broken] == tree.objects[broken].data
+
+
+def damaged(disk: FlakyStore, tree: Tree) -> bytes:
+    """Flips a bit of a bitmap that only this generation has, and returns its digest."""
+    broken = own_bitmap(tree)
+    disk.objects[broken] = disk.objects[broken][:-1] + bytes([disk.objects[broken][-1] ^ 1])
+    return broken
+
+
+async def two_on_disk() -> tuple[FlakyStore, Tree]:
+    """A disk with generation 8, whole, and the newest, 9."""
+    disk, newest = FlakyStore(), world("edX+C1").tree(generation=9)
+    await publish(disk, world("edX+C2").tree(generation=8))
+    await publish(disk, newest)
+    return disk, newest
+
+
+async def test_of_two_generations_on_disk_the_older_is_served_rather_than_none() -> None:
+    disk, newest = await two_on_disk()
+    broken = damaged(disk, newest)
+    rig = Rig(disk)
+    rig.store.down = True
+    with capture_logs() as logs:
+        await rig.follower.start()
+    assert rig.served == 8
+    assert [line["object"] for line in logs if line["event"] == "a corrupt object is not used"] == [broken.hex()]
+    rig.store.down = False
+    await publish(rig.store, newest)
+    await rig.follower.step()
+    await rig.settled()
+    assert rig.served == 9
+    assert disk.objects[broken] == newest.objects[broken].data
+
+
+async def test_the_older_generation_on_disk_is_not_served_before_the_store_was_asked() -> None:
+    disk, newest = await two_on_disk()
+    damaged(disk, newest)
+    rig = Rig(disk)
+    await rig.follower.start()
+    assert rig.served is None
+    await publish(rig.store, world("edX+C3").tree(generation=10))
+    await rig.follower.step()
+    assert rig.served == 10
+
+
+async def test_an_empty_store_and_a_damaged_newest_generation_leave_the_older_one() -> None:
+    disk, newest = await two_on_disk()
+    damaged(disk, newest)
+    rig = Rig(disk)
+    await rig.follower.start()
+    await rig.follower.step()
+    assert (rig.served, rig.follower.status.reachable) == (8, True)
+
+
+async def test_a_disk_that_could_not_be_read_at_the_start_is_read_while_the_store_is_down() -> None:
+    disk, _ = await two_on_disk()
+    rig = Rig(disk)
+    rig.store.down = disk.down = True
+    await rig.follower.start()
+    await rig.follower.step()
+    assert rig.served is None
+    disk.down = False
+    stepping = asyncio.create_task(rig.follower.step())
+    await rig.clock.wake()
+    await stepping
+    assert rig.served == 9
+
+
+async def test_with_the_store_down_what_a_sibling_has_copied_to_the_disk_is_served() -> None:
+    disk = FlakyStore()
+    await publish(disk, world("edX+C2").tree(generation=8))
+    rig = Rig(disk)
+    rig.store.down = True
+    await rig.follower.start()
+    await publish(disk, world("edX+C1").tree(generation=9))
+    await rig.follower.step()
+    assert (rig.served, rig.follower.status.reachable) == (9, False)
+
+
+async def test_nothing_anywhere_is_asked_for_again_and_again_at_growing_intervals_and_refused_once_in_the_log() -> None:
+    disk = FlakyStore()
+    newest = world("edX+C1").tree(generation=9)
+    await publish(disk, newest)
+    damaged(disk, newest)
+    rig = Rig(disk)
+    with capture_logs() as logs:
+        await rig.follower.start()
+        for _ in range(4):
+            await rig.follower.step()
+    assert rig.served is None
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == [
+        "a corrupt object is not used",
+        "generation refused; the last good one stays",
+    ]
+    await rig.store.put(newest.objects.values())
+    await rig.follower.step()
+    assert rig.served == 9
+
+
+def from_the_future(tree: Tree) -> Tree:
+    """The tree with a root of the next format version."""
+    data = bytearray(tree.objects[tree.root].data)
+    data[4] = FORMAT_VERSION + 1
+    root = Sealed(digest_of(bytes(data)), bytes(data))
+    return Tree(root.digest, {**tree.objects, root.digest: root})
+
+
+async def publish_from_the_future(store: FlakyStore, generation: int) -> Pointer:
+    tree = from_the_future(world("edX+C3").tree(generation=generation))
+    await store.put(tree.objects.values())
+    pointer = Pointer(1, generation, tree.root)
+    await store.move(pointer)
+    return pointer
+
+
+async def test_a_generation_from_the_future_is_refused_and_what_is_understood_stays() -> None:
+    rig = Rig()
+    await publish(rig.store, world("edX+C1").tree(generation=1))
+    await rig.follower.step()
+    await publish_from_the_future(rig.store, 2)
+    await rig.follower.step()
+    assert rig.served == 1
+    assert "format version 2; this build reads 1" in refusal(rig)
+    await publish(rig.store, world("edX+C1").tree(generation=3))
+    await rig.follower.step()
+    assert (rig.served, refusal(rig)) == (3, "")
+
+
+@pytest.mark.parametrize("store_down", [True, False])
+async def test_a_cold_start_stays_on_the_disks_generation_that_it_understands(store_down: bool) -> None:
+    """A newer build has written both; this one goes back to the last generation on disk that it can read."""
+    disk, _ = await two_on_disk()
+    await publish_from_the_future(disk, 10)
+    rig = Rig(disk)
+    await publish_from_the_future(rig.store, 10)
+    rig.store.down = store_down
+    await rig.follower.start()
+    await rig.follower.step()
+    assert rig.served == 9
+    assert ("format version 2" in refusal(rig)) is not store_down
+    assert rig.metrics.registry.get_sample_value("catalog_sidecar_corrupt_objects_total", {"tier": "disk"}) == 0
+
+
+async def test_a_cold_start_on_nothing_but_the_future_serves_nothing_and_says_why() -> None:
+    rig = Rig()
+    await publish_from_the_future(rig.store, 1)
+    await rig.follower.start()
+    await rig.follower.step()
+    assert rig.served is None
+    assert "format version 2; this build reads 1" in refusal(rig)
+
+
+async def test_a_disk_ahead_of_the_store_stays_ahead_after_a_restart() -> None:
+    disk, _ = await two_on_disk()
+    rig = Rig(disk)
+    await publish(rig.store, world("edX+C2").tree(generation=8))
+    for _ in range(2):
+        await rig.follower.start()
+        await rig.follower.step()
+        assert (rig.served, rig.follower.status.behind) == (9, True)
 
 
 async def test_an_unreachable_store_is_asked_again_after_pauses_that_grow_to_a_bound() -> None:

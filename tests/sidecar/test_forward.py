@@ -1,6 +1,7 @@
 """Writes reach the indexer as they were sent; they are answered once they can be read back, or with what is known."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -211,7 +212,13 @@ async def test_only_the_headers_that_the_indexer_needs_are_passed_on(rig: Rig) -
     assert dict(got.headers) == {**needed, "Connection": "close"}
     rig.indexer.received.clear()
     await rig.ask("DELETE", ONE, headers={"Accept": "*/*", "User-Agent": "x"})
-    assert sorted(rig.indexer.received[0].headers) == ["Accept", "Connection", "Content-Length", "Host"]
+    assert sorted(rig.indexer.received[0].headers) == ["Accept", "Connection", "Content-Length", "Host", "X-Request-ID"]
+
+
+@pytest.mark.parametrize("given", [{}, {"X-Request-ID": "not {sane}"}])
+async def test_a_write_without_a_sane_id_is_passed_on_under_one_of_its_own(rig: Rig, given: dict[str, str]) -> None:
+    await rig.ask("DELETE", ONE, headers=given)
+    assert re.fullmatch("[0-9a-f]{32}", rig.indexer.received[0].headers["X-Request-ID"])
 
 
 async def test_bytes_that_are_no_text_do_not_stop_a_write(rig: Rig) -> None:

@@ -414,6 +414,32 @@ async def test_a_damaged_bitmap_is_no_answer_and_the_others_answer(beside: Sidec
         assert index.contains(str(TWO), "edX+B") is True
 
 
+@pytest.mark.parametrize("how", ["digest = CAST(digest AS TEXT)", "digest = x'ff'", "epoch = x'ff'", "epoch = -1"])
+async def test_a_damaged_pointer_is_not_followed_and_what_is_served_stays(beside: Sidecar, how: str) -> None:
+    await beside.serve(holding("edX+A", 1))
+    time = Time()
+    with opened(beside.path, time) as index, opened(beside.path, time) as other:
+        assert index.contains(ONE, "edX+A") is True
+        with closing(sqlite3.connect(beside.path)) as connection, connection:
+            connection.execute(f"UPDATE pointer SET {how}")
+        whole = "TEXT" in how
+        time.s += 60
+        assert index.contains(ONE, "edX+A") is True
+        assert (index.trouble is None) is whole
+        if not whole:
+            with pytest.raises(NotReady, match="pointer is damaged"):
+                other.contains(ONE, "edX+A")
+
+
+@pytest.mark.parametrize("data", ["text", 7, 0.5, b""])
+async def test_an_object_of_another_type_is_a_damaged_one(beside: Sidecar, data: Any) -> None:
+    its = holding("edX+A", 1)
+    await beside.serve(its)
+    damage(beside.path, its.objects, data)
+    with opened(beside.path) as index, pytest.raises(NotReady):
+        index.contains(ONE, "edX+A")
+
+
 async def test_an_age_is_that_of_the_pull(beside: Sidecar) -> None:
     await beside.serve(holding("edX+A", 1))
     time = Time()

@@ -3,12 +3,13 @@
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
-from sidecar.contract.objects import ObjectType, Sealed
+from sidecar.contract.objects import ObjectType, Sealed, digest_of
 from sidecar.contract.records import Metadata, Reference, seal_record
 from sidecar.contract.words import ContentType
 from sidecar.disk import Disk
-from sidecar.errors import ObjectMissing, StoreError, WrongDigest
+from sidecar.errors import ObjectMissing, StoreError, UnknownFormat, WrongDigest
 from sidecar.memory import Memory
 from sidecar.metrics import Metrics
 from sidecar.tiers import INLINE, Tiers
@@ -96,6 +97,32 @@ async def test_a_corrupt_object_in_the_store_is_an_error_and_is_not_kept() -> No
     assert rig.count("corrupt_objects", tier="store") == 1
     with pytest.raises(WrongDigest):
         await rig.tiers.copy_to_disk([SEALED[0].digest])
+
+
+async def test_a_corrupt_object_is_told_of_once_by_its_tier_and_digest() -> None:
+    rig = Rig()
+    rig.store.objects[SEALED[0].digest] = rig.disk_store.objects[SEALED[0].digest] = b"rot"
+    with capture_logs() as logs:
+        for _ in range(3):
+            with pytest.raises(WrongDigest):
+                await rig.tiers.read(REFERENCES[:1])
+    assert [(line["tier"], line["object"]) for line in logs] == [
+        (tier, SEALED[0].digest.hex()) for tier in ("disk", "store")
+    ]
+    assert rig.count("corrupt_objects", tier="store") == 3
+
+
+async def test_an_object_from_the_future_is_not_used_and_is_no_corrupt_one() -> None:
+    rig = Rig()
+    data = bytearray(SEALED[0].data)
+    data[4] += 1
+    digest = digest_of(bytes(data))
+    await rig.store.put([Sealed(digest, bytes(data))])
+    with pytest.raises(UnknownFormat):
+        await rig.tiers.read([(ObjectType.METADATA, digest)])
+    await rig.settled()
+    assert rig.count("corrupt_objects", tier="store") == 0
+    assert rig.disk_store.objects == {}
 
 
 async def test_an_object_that_no_tier_has_is_missing_and_the_others_are_not() -> None:

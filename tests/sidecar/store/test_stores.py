@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from sidecar.contract.objects import ObjectType, Sealed, seal
-from sidecar.errors import CatalogError, Fenced, PointerConflict, StoreError
+from sidecar.errors import CatalogError, Fenced, PointerConflict, PointerDamaged, StoreError
 from sidecar.store import Pointer, Store, check_epoch, check_move
 from sidecar.store.memory import MemoryStore
 from sidecar.store.mounts import network_file_system
@@ -455,6 +455,41 @@ async def test_closing_twice_is_no_error(connect: Connect) -> None:
     await store.close()
     await store.close()
     await connect().close()
+
+
+# A file, tampered with.
+
+
+@pytest.mark.parametrize("how", ["digest = x'ff'", "epoch = x'ff'", "generation = -1", "epoch = 0.5"])
+async def test_something_else_in_the_place_of_the_pointer_of_a_file_is_an_error(tmp_path: Path, how: str) -> None:
+    store = SqliteStore(tmp_path / "store.db", writable=True)
+    await store.move(at(2, 5))
+    with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as connection:
+        connection.execute(f"UPDATE pointer SET {how}")
+    with pytest.raises(PointerDamaged):
+        await store.pointer()
+    # Who may move it is nobody's to say while it cannot be told where it is.
+    with pytest.raises(PointerDamaged):
+        await store.move(at(3, 6))
+    await store.reset(at(1, 1))
+    assert (await store.pointer(), await store.earlier()) == (at(1, 1), None)
+    await store.close()
+
+
+@pytest.mark.parametrize("kind", ["file", "fake"])
+async def test_where_the_pointer_was_before_is_known(tmp_path: Path, kind: str) -> None:
+    store = SqliteStore(tmp_path / "store.db", writable=True) if kind == "file" else MemoryStore()
+    assert await store.earlier() is None
+    await store.move(at(1, 1))
+    await store.move(at(1, 1))
+    assert await store.earlier() is None
+    await store.move(at(1, 2))
+    assert await store.earlier() == at(1, 1)
+    await store.reset(at(1, 2))
+    assert await store.earlier() == at(1, 1)
+    await store.reset(at(1, 1))
+    assert (await store.pointer(), await store.earlier()) == (at(1, 1), at(1, 2))
+    await store.close()
 
 
 # The fake, tampered with.
