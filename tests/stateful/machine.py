@@ -1,9 +1,10 @@
 """Two indexers and two sidecars over one registry and one store, and all that may happen to them, in any order.
 
-Pulls that pass, are refused, approved or rejected; deaths at any step; leaders that come and go, and wake up late; a
-store that is emptied, falls back to an older copy, loses objects or has bits turned; clocks that jump; disk copies that
-are lost. Against a model of plain Python sets: whatever a sidecar answers is the state of some announced generation,
-whole; it never goes back unless it was told to; and left alone, all of them get to the registry's state.
+Pulls that pass, are refused, approved or rejected; rollbacks, pins and their ends; deaths at any step; leaders that
+come and go, and wake up late; a store that is emptied, falls back to an older copy, loses objects or has bits turned;
+clocks that jump; disk copies that are lost. Against a model of plain Python sets: whatever a sidecar answers is the
+state of some announced generation, whole; it never goes back unless it was told to; what is pinned is what is
+published; and left alone, all of them get to the registry's state.
 
 The registry is real SQL, a sidecar's disk copy a real file; the store is a dict. What can happen is the same whatever
 has happened before, since ids are drawn by lot: a rule that depended on them would be another one in the next run.
@@ -24,8 +25,13 @@ import sqlalchemy as sa
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from indexer import history
+from indexer.check import check
+from indexer.history import NothingToDo, TreeLost
+from indexer.patrol import Patrol
 from indexer.publish import Publisher
 from indexer.registry import Deposed, Registry, catalogs, pulls, quarantine
+from indexer.registry.decisions import Action
 from indexer.registry.pulls import Target
 from indexer.registry.quarantine import State
 from indexer.registry.schema import generation, result
@@ -73,6 +79,10 @@ KINDS = (
     "older replicas",
     "objects evicted",
     "bits turned",
+    "rollback",
+    "pin",
+    "unpin",
+    "generations pinned again",
     "damaged trees mended",
     "clocks jumped",
 )
@@ -157,6 +167,8 @@ class Machine(RuleBasedStateMachine):
         self.store = CrashingStore()
         self.model = Model()
         self.published: dict[Pointer, Answers] = {}
+        self.answers_of: dict[int, Answers] = {}
+        self.pin: int | None = None
         self.stale: list[tuple[Publisher, int]] = []
         self.older: tuple[dict[bytes, bytes], Pointer] | None = None
         self.damaged = False
@@ -246,6 +258,27 @@ class Machine(RuleBasedStateMachine):
             assert refused is not None
             await quarantine.decide(connection, HASHES[which], state)
 
+    @rule(
+        what=st.sampled_from((Action.ROLLBACK, Action.PIN, Action.UNPIN)), pick=PICKS, by=INDEXERS, then_work=THEN_WORK
+    )
+    def wish(self, what: Action, pick: int, by: int, then_work: bool) -> None:
+        with suppress(NothingToDo, TreeLost):
+            self.pin = self.do(self._wish(what, pick, self.worlds[by]))
+            HAPPENED[what] += 1
+        self._work_if(then_work)
+
+    async def _wish(self, what: Action, pick: int, world: World) -> int | None:
+        """The generation that is pinned then."""
+        if what is Action.PIN:
+            return (await history.pin(world.registry, self.store, world.clock, "ada", "it is right")).generation
+        if what is Action.UNPIN:
+            await history.unpin(world.registry, self.store, "ada", "it is over")
+            return None
+        if not self.answers_of:
+            raise NothingToDo("nothing was ever published")
+        number = sorted(self.answers_of)[pick % len(self.answers_of)]
+        return (await history.roll_back(world.registry, self.store, number, "ada", "it is wrong")).generation
+
     # What becomes of content.
 
     @rule(key=st.sampled_from(COURSES), runs=st.dictionaries(st.integers(1, 2), st.booleans()), then_work=THEN_WORK)
@@ -323,16 +356,34 @@ class Machine(RuleBasedStateMachine):
         else:
             if self.fresh and epoch == self.worlds[self.leader].epoch:
                 # Whoever has just begun to lead looks at all that lies below the pointer.
-                HAPPENED["damaged trees mended"] += self.damaged
-                self.fresh = self.damaged = False
-                await verify(self.store)
+                self.fresh = False
+                await self._see_it_mended()
         finally:
             after = await MemoryStore.pointer(self.store)
             if after is not None and after != before:
                 assert epoch == self.worlds[self.leader].epoch
                 assert before is None or after[:2] > before[:2]
-                self.published[after] = answers
+                self.published[after] = answers if self.pin is None else self.answers_of[self.pin]
+                self.answers_of[after.generation] = self.published[after]
+                HAPPENED["generations pinned again"] += self.pin is not None
                 HAPPENED["generations"] += 1
+
+    async def _see_it_mended(self) -> None:
+        """Only of a tree that the registry does not describe any more something may be lost for good."""
+        problems = (await check(self.store)).problems
+        assert problems == [] or self.pin is not None
+        HAPPENED["damaged trees mended"] += self.damaged and not problems
+        self.damaged = bool(problems)
+
+    @rule(who=INDEXERS)
+    def patrol(self, who: int) -> None:
+        self.do(self._patrol(self.worlds[who], leads=who == self.leader))
+
+    async def _patrol(self, world: World, *, leads: bool) -> None:
+        await Patrol(world.publisher, self.store, world.clock, world.metrics, lambda: None).round()
+        await self._publish(world.publisher, world.epoch)
+        if leads:
+            await self._see_it_mended()
 
     def _until_death(self, who: int, work: Awaitable[None], dies_after: int | None) -> None:
         self.store.countdown = dies_after
@@ -533,6 +584,8 @@ class Machine(RuleBasedStateMachine):
 
     async def _come_to_rest(self) -> None:
         """However it went: a leader that is left alone publishes the registry's state, and every sidecar gets there."""
+        if self.pin is not None:
+            self.pin = await self._wish(Action.UNPIN, 0, self.worlds[self.leader])
         await self.worlds[self.leader].lead()
         self.fresh = True
         await self._pull_all(self.leader)
