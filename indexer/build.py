@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from indexer.leadership import Leadership
 from indexer.metrics import Metrics
 from indexer.pipeline import Pipeline
-from indexer.publish import Publisher, render_again
+from indexer.publish import Publisher, pointer_of, render_again
 from indexer.registry import generations, pulls
 from indexer.registry.generations import Generation
 from indexer.registry.pulls import DEMAND, Target
@@ -57,7 +57,7 @@ async def build(
     await publisher.check()
     await _targets(parts, query)  # What is refused is refused before anybody waits for the lead.
     leadership = Leadership(parts.registry, parts.clock, parts.settings.indexer.lease_s)
-    pointer = await parts.store.pointer()
+    pointer = await pointer_of(parts.store)
     epoch = await leadership.acquire(0 if pointer is None else pointer.epoch, patience=PATIENCE_LEASES)
     try:
         return await while_leading(leadership, epoch, _build(parts, publisher, epoch, query, progress))

@@ -13,7 +13,7 @@ from typing import Final
 from indexer import tree
 from indexer.build import while_leading
 from indexer.leadership import AnotherLeads, Leadership
-from indexer.publish import Publisher, render_again
+from indexer.publish import Publisher, pointer_of, render_again
 from indexer.registry import Registry, decisions, generations, lead
 from indexer.registry.decisions import Action, Decision
 from indexer.registry.generations import Generation, Standing
@@ -193,7 +193,7 @@ async def come_true(parts: Parts, shows: Callable[[Generation], bool]) -> Genera
 async def _lead(parts: Parts) -> None:
     publisher = Publisher(parts.registry, parts.store, parts.clock)
     await publisher.check()
-    pointer = await parts.store.pointer()
+    pointer = await pointer_of(parts.store)
     leadership = Leadership(parts.registry, parts.clock, parts.settings.indexer.lease_s)
     try:
         epoch = await leadership.acquire(0 if pointer is None else pointer.epoch, patience=0)

@@ -32,7 +32,7 @@ from sidecar.clock import Clock
 from sidecar.contract.objects import ObjectType, Sealed
 from sidecar.contract.records import Root, open_record, seal_record
 from sidecar.contract.words import ContentType
-from sidecar.errors import CatalogError
+from sidecar.errors import CatalogError, PointerDamaged
 from sidecar.store import Pointer, Store
 
 BATCH_BYTES: Final = 4 * 1024 * 1024
@@ -44,6 +44,15 @@ log = structlog.get_logger(__name__)
 
 class ForeignStore(CatalogError):
     """Raised when the store holds generations that this registry knows nothing of, and nobody said to adopt it."""
+
+
+async def pointer_of(store: Store) -> Pointer | None:
+    """The root pointer; None also if it is damaged: then a higher one is written over it."""
+    try:
+        return await store.pointer()
+    except PointerDamaged as error:
+        log.error("the root pointer is damaged; it is written again", reason=str(error))
+        return None
 
 
 class Publisher:
@@ -82,14 +91,18 @@ class Publisher:
 
     async def check(self) -> None:
         """Raises ForeignStore if publishing here would overwrite generations of another registry."""
-        pointer = await self._store.pointer()
+        try:
+            pointer = await self._store.pointer()
+            there = "nothing" if pointer is None else f"generation {pointer.generation}"
+        except PointerDamaged:
+            pointer, there = None, "a damaged pointer"
         if not self._looked:
             self._looked, self._pointer = True, pointer
         async with self._registry.read() as connection:
             known = await generations.latest(connection)
-        if pointer is not None and not known and not self._adopt:
+        if there != "nothing" and not known and not self._adopt:
             raise ForeignStore(
-                f"the store has generation {pointer.generation}, and the registry has never published any: is this the "
+                f"the store has {there}, and the registry has never published any: is this the "
                 "right store, and is the registry complete? Point store.url elsewhere, restore the registry, or say "
                 "--adopt to publish over it"
             )
@@ -157,7 +170,7 @@ class Publisher:
 
     async def _commit(self, epoch: int) -> Generation | None:
         await self.check()
-        pointer = await self._store.pointer()
+        pointer = await pointer_of(self._store)
         anew = not self._compiled or pointer != self._pointer
         if anew:
             await self._note_moved(pointer)

@@ -17,7 +17,7 @@ from indexer.metrics import Metrics
 from indexer.patrol import Patrol
 from indexer.pipeline import Pipeline
 from indexer.publication import Publication
-from indexer.publish import Publisher, render_again
+from indexer.publish import Publisher, pointer_of, render_again
 from indexer.registry import Deposed, RegistryError, generations, pulls
 from indexer.wiring import Parts, limits_of
 from sidecar.errors import CatalogError, Fenced, PointerConflict, StoreError
@@ -60,7 +60,7 @@ async def _lead_once(
 ) -> None:
     publisher = Publisher(parts.registry, parts.store, parts.clock, adopt=adopt, metrics=metrics)
     await publisher.check()
-    pointer = await parts.store.pointer()
+    pointer = await pointer_of(parts.store)
     epoch = await leadership.acquire(0 if pointer is None else pointer.epoch)
     role.leading, role.epoch = True, epoch
     try:

@@ -31,14 +31,15 @@ class Store(Protocol):
         ...
 
     async def pointer(self) -> Pointer | None:
-        """The root pointer; None while nothing was ever published here."""
+        """The root pointer; None while nothing was ever published here. Raises PointerDamaged if it is no pointer."""
         ...
 
     async def move(self, pointer: Pointer) -> None:
         """Moves the pointer to a higher (epoch, generation) and announces it.
 
-        Moving to where it is already does nothing. Raises Fenced if the pair is lower than the present one, and
-        PointerConflict if it is the same pair with another digest; then nothing has changed.
+        Moving to where it is already does nothing; a pointer that is damaged gives way to any. Raises Fenced if the
+        pair is lower than the present one, and PointerConflict if it is the same pair with another digest; then nothing
+        has changed.
         """
         ...
 

@@ -56,7 +56,8 @@ BATCH_BYTES: Final = 4 * 1024 * 1024
 # Zero-padded numbers compare as text, at any size; as Lua's own numbers they would be exact below 2**53 alone.
 _MOVE: Final = """
 local present = redis.call('GET', KEYS[1])
-if present and string.sub(present, 1, 41) >= string.sub(ARGV[1], 1, 41) then
+local is_pointer = present and #present == 106 and string.match(present, '^%d+:%d+:[0-9a-f]+$')
+if is_pointer and string.sub(present, 1, 41) >= string.sub(ARGV[1], 1, 41) then
     return present
 end
 redis.call('SET', KEYS[1], ARGV[1])

@@ -100,7 +100,10 @@ class SqliteStore:
 
     async def move(self, pointer: Pointer) -> None:
         async with self._transaction() as connection:
-            if check_move(await _pointer(connection), pointer):
+            present = None
+            with suppress(PointerDamaged):
+                present = await _pointer(connection)
+            if check_move(present, pointer):
                 # What makes the generation visible: everything that it needs was committed before.
                 await _put_pointer(connection, pointer)
 

@@ -18,7 +18,7 @@ from indexer.render import RENDERER
 from sidecar.contract.objects import HEADER, ObjectType, Sealed
 from sidecar.contract.records import Root
 from sidecar.contract.words import query_hash
-from sidecar.errors import Fenced, StoreError
+from sidecar.errors import Fenced, PointerDamaged, StoreError
 from sidecar.store import Pointer
 from sidecar.store.memory import MemoryStore
 from sidecar.store.sqlite import SqliteStore
@@ -698,3 +698,43 @@ async def test_uploads_wait_for_no_commit_and_are_not_written_again_by_it(tmp_pa
 
 async def test_a_publisher_needs_no_lead_to_look(here: World) -> None:
     await Publisher(here.registry, here.store, here.clock).check()
+
+
+class DamagedPointer(MemoryStore):
+    """A store whose pointer cannot be read until it is written again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_damaged = False
+
+    async def pointer(self) -> Pointer | None:
+        if self.is_damaged:
+            raise PointerDamaged("something else")
+        return await super().pointer()
+
+    async def move(self, pointer: Pointer) -> None:
+        self.is_damaged = False
+        await super().move(pointer)
+
+
+async def test_a_damaged_pointer_is_written_again_under_a_higher_number(tmp_path: Path) -> None:
+    store = DamagedPointer()
+    async with world(tmp_path, store=store) as here:
+        await here.add("a", COURSES)
+        await here.build()
+        before = await store.pointer()
+        store.is_damaged = True
+        await here.publish()
+        after = await store.pointer()
+        assert before is not None
+        assert after is not None
+        assert after[:2] > before[:2]
+
+
+async def test_a_damaged_pointer_is_not_written_over_by_a_registry_that_never_published(tmp_path: Path) -> None:
+    store = DamagedPointer()
+    store.is_damaged = True
+    async with world(tmp_path, store=MemoryStore()) as here:
+        with pytest.raises(ForeignStore, match="a damaged pointer"):
+            await Publisher(here.registry, store, here.clock).check()
+        await Publisher(here.registry, store, here.clock, adopt=True).check()

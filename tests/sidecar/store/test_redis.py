@@ -170,6 +170,8 @@ async def test_something_else_in_the_place_of_the_pointer_is_an_error(
     store = connect(empty.url)
     with pytest.raises(StoreError, match="something else"):
         await store.pointer()
+    await store.move(at(1, 1))
+    assert await store.pointer() == at(1, 1)
     empty.admin.delete(POINTER)
     empty.admin.rpush(POINTER, value)
     await all_fail([store.pointer, lambda: store.move(at(1, 1))], match="WRONGTYPE")
