@@ -64,7 +64,7 @@ async def _lead_once(
     role.leading, role.epoch = True, epoch
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(leadership.keep(epoch))
+            group.create_task(_keep(leadership, epoch, role))
             group.create_task(_Leader(parts, publisher, epoch, role, publication, metrics).run())
     except* CatalogError as ended:
         for error in ended.exceptions:
@@ -74,6 +74,14 @@ async def _lead_once(
     finally:
         role.leading = False
         await leadership.release(epoch)
+
+
+async def _keep(leadership: Leadership, epoch: int, role: Role) -> None:
+    try:
+        await leadership.keep(epoch)
+    finally:
+        # At once: what the leader has under way may take a while to end.
+        role.leading = False
 
 
 class _Leader:

@@ -40,7 +40,7 @@ from sidecar.contract.objects import Sealed
 from sidecar.errors import StoreError
 from sidecar.store import Pointer, check_epoch, check_move
 from sidecar.store.address import Address
-from sidecar.store.servers import connect
+from sidecar.store.servers import DEADLINES, Deadlines, connect
 
 OBJECT: Final = b"catalog:o:"
 POINTER: Final = b"catalog:{root}:pointer"
@@ -98,10 +98,12 @@ Command = tuple[object, ...]
 class RedisStore:
     """Implements Store. Connects when it is first used, and again after every failure."""
 
-    def __init__(self, address: Address, *, writable: bool) -> None:
+    def __init__(self, address: Address, *, writable: bool, deadlines: Deadlines = DEADLINES) -> None:
         self._address = address
         self._writable = writable
-        self._servers = connect(address)
+        self._servers = connect(address, deadlines)
+        # A server may send a byte now and then, and none of them in vain, for ever.
+        self._within_s = deadlines.connect_s + deadlines.answer_s
         self._moved = asyncio.Event()
         self._listener: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
@@ -130,14 +132,15 @@ class RedisStore:
         if _POINTER.fullmatch(wanted.encode()) is None:
             raise StoreError(f"redis store {self._address}: {wanted} does not fit into a pointer")
         async with self._reached(writing=True):
-            [(client, _)] = await self._servers.divide([POINTER])
-            role, _, replicas, *_ = await client.role()
-            pipeline = client.pipeline(transaction=False)
-            # What makes the generation visible: everything that it needs was written before.
-            pipeline.execute_command("EVAL", _MOVE, 1, POINTER, wanted, MOVED)
-            if role == b"master" and replicas:
-                pipeline.execute_command("WAIT", 1, REPLICAS_MS)
-            present, *acknowledged = await pipeline.execute()
+            async with asyncio.timeout(self._within_s):
+                [(client, _)] = await self._servers.divide([POINTER])
+                role, _, replicas, *_ = await client.role()
+                pipeline = client.pipeline(transaction=False)
+                # What makes the generation visible: everything that it needs was written before.
+                pipeline.execute_command("EVAL", _MOVE, 1, POINTER, wanted, MOVED)
+                if role == b"master" and replicas:
+                    pipeline.execute_command("WAIT", 1, REPLICAS_MS)
+                present, *acknowledged = await pipeline.execute()
         if present is not None:
             check_move(_pointer(present), pointer)
         elif acknowledged == [0]:
@@ -188,22 +191,26 @@ class RedisStore:
         await self._disconnect()
 
     async def _pointer(self) -> Pointer | None:
-        [(client, _)] = await self._servers.divide([POINTER])
-        return _pointer(await client.get(POINTER))
+        async with asyncio.timeout(self._within_s):
+            [(client, _)] = await self._servers.divide([POINTER])
+            return _pointer(await client.get(POINTER))
 
     async def _each(
         self, keys: Collection[bytes], command: Callable[[Sequence[bytes]], Command], script: str | None = None
     ) -> list[tuple[Sequence[bytes], Any]]:
         """Sends a command for each group of keys, and a script ahead of them; each group, with the reply to it."""
         replies: list[tuple[Sequence[bytes], Any]] = []
-        for client, groups in await self._servers.divide(keys):
+        async with asyncio.timeout(self._within_s):
+            divided = await self._servers.divide(keys)
+        for client, groups in divided:
             pipeline = client.pipeline(transaction=False)
             if script is not None:
                 pipeline.execute_command("SCRIPT LOAD", script)
             for group in groups:
                 pipeline.execute_command(*command(group))
-            # Raises the first error among the replies.
-            answers = await pipeline.execute()
+            async with asyncio.timeout(self._within_s):
+                # Raises the first error among the replies.
+                answers = await pipeline.execute()
             replies += zip(groups, answers[-len(groups) :], strict=True)
         return replies
 
