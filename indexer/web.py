@@ -10,7 +10,7 @@ from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from indexer.api import CatalogApi, answering
+from indexer.api import PUBLISHED_WITHIN_S, CatalogApi, answering
 from indexer.metrics import Metrics
 from indexer.patience import ANSWER_S
 from indexer.publication import Publication
@@ -37,9 +37,10 @@ def make_app(
     *,
     answer_s: float = ANSWER_S,
     look_s: float = LOOK_S,
+    published_s: float = PUBLISHED_WITHIN_S,
 ) -> web.Application:
-    """Catalogs and pulls, within `answer_s` seconds; `/health` and `/metrics`, which look at the registry for `look_s`.
-    Raises KeysUnusable.
+    """Catalogs and pulls, within `answer_s` seconds, writes within `published_s` more; `/health` and `/metrics`, which
+    look at the registry for `look_s`. Raises KeysUnusable.
     """
 
     keyring = open_keyring(parts.settings.auth, parts.clock) if parts.settings.auth.mode == "jwt" else None
@@ -86,7 +87,7 @@ def make_app(
     if keyring is not None:
         tokens = Tokens(parts.settings.auth, keyring, parts.clock)
         app.cleanup_ctx.append(lambda _: _kept_up_to_date(keyring))
-    app.add_routes(CatalogApi(parts, role, publication, tokens=tokens).routes())
+    app.add_routes(CatalogApi(parts, role, publication, tokens=tokens, within_s=published_s).routes())
     app.add_routes([web.get("/health", health), web.get("/metrics", numbers)])
     return app
 

@@ -50,6 +50,7 @@ POLL_S: Final = 1.0
 RESUBSCRIBE_S: Final = 1.0
 RECANCEL_S: Final = 0.05
 REPLICAS_MS: Final = 1000
+MAX_NUMBER: Final = 2**63 - 1
 BATCH: Final = 256
 BATCH_BYTES: Final = 4 * 1024 * 1024
 
@@ -279,7 +280,8 @@ def _pointer(value: object) -> Pointer | None:
     if value is None:
         return None
     match = _POINTER.fullmatch(value) if isinstance(value, bytes) else None
-    if match is None:
+    # More than any registry can count to is a bit that has flipped, too.
+    if match is None or max(int(match[1]), int(match[2])) > MAX_NUMBER:
         raise StoreError(f"redis store: {POINTER.decode()} holds something else than a pointer")
     return Pointer(int(match[1]), int(match[2]), bytes.fromhex(match[3].decode()))
 
