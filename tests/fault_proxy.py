@@ -264,6 +264,8 @@ class FaultProxy:
     async def _serve(self, client: socket.socket) -> None:
         from_client, to_client = await asyncio.open_connection(sock=client, limit=PIECE_BYTES)
         try:
+            # Whether there is a server at all is not heard through a black hole either.
+            await self._held("to server")
             if isinstance(self._target, Path):
                 from_server, to_server = await asyncio.open_unix_connection(str(self._target), limit=PIECE_BYTES)
             else:
@@ -293,20 +295,20 @@ class FaultProxy:
         try:
             while piece := await pipe.reader.read(PIECE_BYTES):
                 await self._pass(link, pipe, piece)
-            await self._held(pipe)
+            await self._held(pipe.way)
             if not link.is_cut:
                 pipe.writer.write_eof()
         except (OSError, asyncio.IncompleteReadError):
-            await self._held(pipe)
+            await self._held(pipe.way)
             link.cut(reset=True)
 
     async def _pass(self, link: _Link, pipe: _Pipe, piece: bytes) -> None:
-        await self._held(pipe)
+        await self._held(pipe.way)
         fault = self._faults[pipe.way]
         if isinstance(fault, Latency):
             await self._pause(fault.seconds + pipe.chance.uniform(0, fault.jitter_s))
             # What was set meanwhile holds for it, too.
-            await self._held(pipe)
+            await self._held(pipe.way)
             fault = self._faults[pipe.way]
         if isinstance(fault, Reset | Truncate):
             left = fault.after - pipe.seen
@@ -346,8 +348,8 @@ class FaultProxy:
             pipe.writer.write(piece)
             await pipe.writer.drain()
 
-    async def _held(self, pipe: _Pipe) -> None:
-        while isinstance(self._faults[pipe.way], BlackHole | Unanswered):
+    async def _held(self, way: str) -> None:
+        while isinstance(self._faults[way], BlackHole | Unanswered):
             await self._changed.wait()
 
     async def _pause(self, seconds: float) -> None:

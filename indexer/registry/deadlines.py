@@ -5,6 +5,9 @@ without a goodbye (its machine died, its network was cut, it was paused) it lets
 after two hours, and a write transaction holds the row that every other writer waits for, and the next leader with them.
 """
 
+import asyncio
+from functools import partial
+from importlib import import_module
 from typing import Any, Final, NamedTuple
 
 
@@ -30,5 +33,11 @@ def driver_arguments(backend: str, deadlines: Deadlines) -> dict[str, Any]:
     """What the driver of a server is told of them."""
     if backend == "postgresql":
         return {"timeout": deadlines.connect_s, "command_timeout": deadlines.statement_s}
-    # Of connecting alone the driver's own limit ends with the connection of TCP; of its greeting the second one is.
-    return {"connect_timeout": deadlines.connect_s, "read_timeout": deadlines.statement_s}
+    return {"async_creator_fn": partial(_connected, deadlines.connect_s), "read_timeout": deadlines.statement_s}
+
+
+async def _connected(within_s: float, **arguments: Any) -> Any:
+    """A connection of asyncmy's, whose own limit ends before the server has said who it is."""
+    connect = import_module("asyncmy").connect
+    async with asyncio.timeout(within_s):
+        return await connect(**arguments)

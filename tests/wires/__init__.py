@@ -49,6 +49,10 @@ class Harm(NamedTuple):
     def flips(self) -> bool:
         return isinstance(self.fault, Flip)
 
+    @property
+    def is_slow(self) -> bool:
+        return isinstance(self.fault, Slow)
+
     def on(self, proxy: FaultProxy) -> None:
         proxy.set(self.fault, self.direction)
 
