@@ -54,6 +54,9 @@ class Publisher:
         self._references: set[bytes] = set()
         self._uploaded: set[bytes] = set()
         self._written = (0, 0)
+        # What time it was, and from here on it is later by as much as has passed, however the clock jumps: an hour of
+        # grace is one in which readers have read on.
+        self._begun_ms, self._begun_s = clock.now_ms(), clock.monotonic()
 
     async def check(self) -> None:
         """Raises ForeignStore if publishing here would overwrite generations of another registry."""
@@ -103,7 +106,7 @@ class Publisher:
             except (ContractError, ObjectMissing):
                 # The store was emptied since: there is nothing whole to keep.
                 continue
-        now_ms = self._clock.now_ms()
+        now_ms = self._begun_ms + round((self._clock.monotonic() - self._begun_s) * 1000)
         swept = await self._store.sweep(live, epoch=epoch, now_ms=now_ms, grace_ms=SWEEP_GRACE_MS)
         async with self._registry.plain() as connection:
             await pulls.prune(connection, now_ms)

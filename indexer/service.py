@@ -19,6 +19,7 @@ from indexer.publication import Publication
 from indexer.publish import Publisher, render_again
 from indexer.registry import Deposed, RegistryError, generations, pulls
 from indexer.wiring import Parts
+from sidecar.clock import Jumps
 from sidecar.errors import CatalogError, Fenced, PointerConflict, StoreError
 
 FOLLOW_S = 0.5
@@ -135,9 +136,10 @@ class _Leader:
     async def _publish(self) -> None:
         """Group commit without a timer: what is accepted while one commit runs is published by the next."""
         seen: tuple[int, dict[str, int]] | None = None
-        woken, not_before_s = True, 0.0
+        woken, not_before_s, jumps = True, 0.0, Jumps(self._parts.clock)
         while True:
-            woken = woken or self._wake.is_set()
+            # What is due when is worked out by the wall clock.
+            woken = woken or self._wake.is_set() or jumps.seen()
             self._wake.clear()
             try:
                 async with self._parts.registry.read() as connection:

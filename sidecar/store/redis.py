@@ -79,7 +79,7 @@ for n, key in ipairs(KEYS) do
         end
         if now_ms - since_ms >= grace_ms then
             swept = swept + redis.call('UNLINK', key)
-        elseif left_ms < 0 then
+        elseif left_ms < 0 or since_ms > now_ms then
             redis.call('PEXPIREAT', key, string.format('%.0f', 2^52 + 1024 * now_ms))
         end
     end

@@ -214,7 +214,7 @@ ACME = CustomerDetails(uuid_of("Acme"), "acme", portal=True, name="Acme", modifi
 class TestCustomers:
     async def due(self, here: World, older_than_ms: int) -> list[str]:
         async with here.registry.read() as connection:
-            return await pulls.customers_due(connection, older_than_ms)
+            return await pulls.customers_due(connection, older_than_ms, here.clock.now_ms())
 
     async def put(self, here: World, details: CustomerDetails | None, modified_ms: int = 5) -> int:
         async with here.registry.write() as tx:
