@@ -700,11 +700,6 @@ async def test_a_publisher_needs_no_lead_to_look(here: World) -> None:
     await Publisher(here.registry, here.store, here.clock).check()
 
 
-def memory_of(here: World) -> MemoryStore:
-    assert isinstance(here.store, MemoryStore)
-    return here.store
-
-
 class TestAWallClockThatJumps:
     async def unneeded(self, here: World, name: str = "a") -> set[bytes]:
         """All objects, of which no generation needs some, after a sweep has noted those."""
