@@ -25,8 +25,14 @@ from sidecar.contract.words import query_hash
 from sidecar.errors import CatalogError, StoreError
 from sidecar.settings import IndexerSettings, Settings
 from sidecar.store.memory import MemoryStore
-from tests.fakes import FakeSource, uuid_of
+from tests.fakes import FakeClock, FakeSource, uuid_of
 from tests.world import World
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """The registry's times are those of the clock that jobs run by, and not of a year to come."""
+    return FakeClock(SystemClock().now_ms())
 
 
 class SlowClock(SystemClock):
