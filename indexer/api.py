@@ -19,11 +19,13 @@ from typing import Any, Final
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from indexer.catalog_body import BadCatalog, from_form, read_catalog, read_fields
+from indexer.patience import ANSWER_S, OutOfPatience, answer_in_time, not_counting
 from indexer.publication import Publication
-from indexer.registry import RegistryError, Transaction, catalogs, pulls
+from indexer.registry import RegistryError, Transaction, Undecided, catalogs, pulls
 from indexer.registry.catalogs import CatalogExists, NoSuchCatalog, QueryClash, RegisteredCatalog
 from indexer.registry.schema import catalog
 from indexer.service import Role
@@ -31,7 +33,7 @@ from indexer.wiring import Parts
 from sidecar.auth import CHALLENGE, Tokens
 from sidecar.contract.words import canonical_uuid, iso_time
 from sidecar.intake import BODY_S, absolute_url, raw_query, receive, request_id
-from sidecar.log import answering
+from sidecar.log import logging_as
 from sidecar.pages import asked_page
 from sidecar.parameters import JSON_TYPE, Refusal, catalog_uuid, fields, pairs
 from sidecar.roles import EVERYBODY, Access, Caller, refused
@@ -40,6 +42,13 @@ PUBLISHED_WITHIN_S: Final = 5.0
 RETRY_AFTER_S: Final = 5
 MAX_PAGE_SIZE: Final = 1000
 NO_CATALOG: Final = "No EnterpriseCatalog matches the given query."
+OUT_OF_REACH: Final = "The registry is out of reach. Nothing was changed; try again later."
+SILENT: Final = "The registry does not answer. Try again later."
+UNKNOWN: Final = (
+    "The registry did not answer: it cannot be told whether the change was made. Repeat the request: one that was made "
+    "already changes nothing more (a create needs the same uuid and body for that)."
+)
+QUESTIONS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 # Who made a change, where nobody has to say.
 WHO: Final = "api"
 MAX_WHO: Final = 255
@@ -123,7 +132,7 @@ class CatalogApi:
         async with self._registry.write() as tx:
             row, made = await catalogs.create(tx, body, _who(caller))
             document = (await _documents(tx.connection, [row]))[0]
-        return await self._published(tx, 201 if made else 200, document)
+        return await self._published(request, tx, 201 if made else 200, document)
 
     async def put(self, request: web.Request) -> web.Response:
         """Gives a catalog all values anew."""
@@ -141,7 +150,7 @@ class CatalogApi:
         async with self._registry.write() as tx:
             row = await self._granted(tx.connection, request, Access.ADMIN)
             await catalogs.remove(tx, row.uuid, _who(self._caller(request)))
-        return await self._published(tx, 204, None)
+        return await self._published(request, tx, 204, None)
 
     async def refresh(self, request: web.Request) -> web.Response:
         """Asks for a pull of a catalog's content, or joins the one under way; answered at once, with its task id."""
@@ -196,7 +205,7 @@ class CatalogApi:
                 caller.require(Access.PROVISIONING, wanted["customer"])
             row = await catalogs.change(tx, uuid, wanted, _who(caller))
             document = (await _documents(tx.connection, [row]))[0]
-        return await self._published(tx, 200, document)
+        return await self._published(request, tx, 200, document)
 
     def _caller(self, request: web.Request) -> Caller:
         """Who asks. Raises Refusal if that cannot be told."""
@@ -214,9 +223,10 @@ class CatalogApi:
             raise NoSuchCatalog(f"no catalog {row.uuid} of customer {wanted}")
         return row
 
-    async def _published(self, tx: Transaction, status: int, document: object) -> web.Response:
+    async def _published(self, request: web.Request, tx: Transaction, status: int, document: object) -> web.Response:
         self._role.wake.set()
-        generation = await self._publication.covering(tx.clock, self._within_s)
+        with not_counting(request):
+            generation = await self._publication.covering(tx.clock, self._within_s)
         headers = {"X-Catalog-Clock": str(tx.clock)}
         if generation is None:
             headers["X-Catalog-Published"] = "pending"
@@ -231,18 +241,22 @@ class CatalogApi:
         return response
 
 
-@web.middleware
-async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The middleware around all routes: what is refused leaves as JSON, in the words of the API, and what is logged
-    meanwhile has the id of the request.
+def answering(within_s: float = ANSWER_S) -> Middleware:
+    """The middleware around all routes: each is answered in time, what is refused leaves as JSON, in the words of the
+    API, and what is logged meanwhile has the id of the request.
     """
-    with answering(partial(request_id, request)):
-        return await _answered(request, handler)
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        with logging_as(partial(request_id, request)):
+            return await _answer(request, handler, within_s)
+
+    return middleware
 
 
-async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _answer(request: web.Request, handler: Handler, within_s: float) -> web.StreamResponse:
     try:
-        return await handler(request)
+        return await answer_in_time(request, handler, within_s)
     except Refusal as refusal:
         response = _json(refusal.status, refusal.body)
         if refusal.status == HTTPStatus.UNAUTHORIZED:
@@ -261,12 +275,10 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         return _json(409, {"detail": str(exists)})
     except NoSuchCatalog:
         return _json(404, {"detail": NO_CATALOG})
-    except RegistryError as error:
+    except (RegistryError, OutOfPatience) as error:
         # Not its text, which names the registry.
         log.warning("a request met a registry that is out of reach", path=request.path, error=str(error))
-        response = _json(503, {"detail": "The registry is out of reach. Nothing was changed; try again later."})
-        response.headers["Retry-After"] = str(RETRY_AFTER_S)
-        return response
+        return _without_registry(request, decided=not isinstance(error, Undecided | OutOfPatience))
     except web.HTTPMethodNotAllowed as error:
         allow = {"Allow": ", ".join(sorted({*error.allowed_methods, "OPTIONS"}))}
         if error.method == "OPTIONS":
@@ -282,9 +294,19 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         return _json(500, {"detail": "A server error occurred.", "request_id": request_id(request)})
 
 
+def _without_registry(request: web.Request, *, decided: bool) -> web.Response:
+    """`decided`: what the request wanted to change has not been changed, for certain."""
+    detail = OUT_OF_REACH if decided else SILENT if request.method in QUESTIONS else UNKNOWN
+    response = _json(503, {"detail": detail})
+    response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return response
+
+
 async def _body(request: web.Request, body_s: float) -> object:
     content_type = request.headers.get("Content-Type", "")
-    given = fields(content_type, await receive(request, body_s))
+    with not_counting(request):
+        body = await receive(request, body_s)
+    given = fields(content_type, body)
     is_form = not content_type.lower().startswith(JSON_TYPE)
     return from_form(given) if is_form and isinstance(given, Mapping) else given
 

@@ -11,7 +11,7 @@ here ends it, or reaches whoever started it.
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
 from random import Random
@@ -140,9 +140,18 @@ class Comparison:
 class Comparer:
     """Both sides. A token goes to both."""
 
-    def __init__(self, theirs: str, ours: str, per_second: float, clock: Clock, tokens: Credentials | None) -> None:
-        self._theirs = Door(theirs, THEIRS, clock, tokens)
-        self._ours = Door(ours, OURS, clock, tokens)
+    def __init__(
+        self,
+        theirs: str,
+        ours: str,
+        per_second: float,
+        clock: Clock,
+        tokens: Credentials | None,
+        *,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self._theirs = Door(theirs, replace(THEIRS, timeout_s=timeout_s), clock, tokens)
+        self._ours = Door(ours, replace(OURS, timeout_s=timeout_s), clock, tokens)
         self._pause_s = 1 / per_second
         self._clock = clock
         self._next_s = 0.0

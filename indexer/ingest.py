@@ -191,7 +191,9 @@ class _Merge:
             sealed = render(item.key, item.type, item.text)
             if sealed.digest != facts.metadata:
                 self.done.rendered.append(sealed)
-                self.facts[item.key] = replace(self.facts[item.key], metadata=sealed.digest, modified_ms=self.now_ms)
+                # Never back, whatever this machine's clock says: whoever asks for what has changed since would miss it.
+                modified_ms = max(self.now_ms, facts.modified_ms + 1)
+                self.facts[item.key] = replace(self.facts[item.key], metadata=sealed.digest, modified_ms=modified_ms)
 
 
 def _items(pulled: Pulled) -> Iterable[Item]:

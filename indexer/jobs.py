@@ -6,7 +6,7 @@ A filter has at most one job and one pull under way. Jobs are worked out anew wh
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from apscheduler.jobstores.base import JobLookupError
@@ -124,7 +124,8 @@ class Jobs:
             return
         self._scheduler.add_job(
             self._pull,
-            DateTrigger(datetime.fromtimestamp(due_ms / 1000, UTC)),
+            # By the scheduler's own clock, of which only the distance is of use here.
+            DateTrigger(datetime.now(UTC) + timedelta(milliseconds=due_ms - now_ms)),
             args=(target,),
             id=target.hash,
             replace_existing=True,

@@ -78,7 +78,7 @@ class Pipeline:
     async def details(self, epoch: int, older_than_ms: int) -> int:
         """Asks for the details of customers that were last asked for longer ago than this; how many failed."""
         async with self._registry.read() as connection:
-            due = await pulls.customers_due(connection, older_than_ms)
+            due = await pulls.customers_due(connection, older_than_ms, self._clock.now_ms())
         failed = 0
         for uuid in due:
             try:

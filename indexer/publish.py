@@ -83,6 +83,9 @@ class Publisher:
         self._incurable: tuple[int, Set[bytes]] = (-1, frozenset())
         # A tree that is about to be shown again must not be swept in the moment before it is.
         self._sweeping = asyncio.Lock()
+        # What time it was, and from here on it is later by as much as has passed, however the clock jumps: an hour of
+        # grace is one in which readers have read on.
+        self._begun_ms, self._begun_s = clock.now_ms(), clock.monotonic()
 
     @property
     def problem(self) -> str | None:
@@ -161,7 +164,7 @@ class Publisher:
             for generation in known if pinned is None else (pinned, *known):
                 # Where objects are damaged or lost, all that can still be seen of the tree is kept.
                 live |= (await tree.walk(self._store, [generation.digest], live)).found
-            now_ms = self._clock.now_ms()
+            now_ms = self._begun_ms + round((self._clock.monotonic() - self._begun_s) * 1000)
             swept = await self._store.sweep(live, epoch=epoch, now_ms=now_ms, grace_ms=SWEEP_GRACE_MS)
         async with self._registry.plain() as connection:
             await pulls.prune(connection, now_ms)

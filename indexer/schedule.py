@@ -8,7 +8,7 @@ work does not come back as one burst; none is pulled later than the refresh peri
 
 from typing import Final
 
-from indexer.registry.pulls import Target
+from indexer.registry.pulls import SKEW_MS, Target
 from sidecar.contract.words import PullState
 
 DEBOUNCE_MS: Final = 250
@@ -22,11 +22,14 @@ SPREAD: Final = 0.1
 def due_at_ms(target: Target, refresh_s: int, now_ms: int) -> int:
     """The time at which a filter is to be pulled next, in the past if that is overdue.
 
-    A time that lies in the future comes from a clock that was wrong: it counts as now.
+    Where the last time lies far in the future, a clock was wrong, and nothing is known of how long ago it was: the
+    filter is due now. To count it as now would put the pull off for as long as anybody asks.
     """
+    tried_at_ms = target.tried_at_ms or 0
     if target.state is PullState.DUE:
-        return min(target.changed_ms, now_ms) + DEBOUNCE_MS
-    tried_at_ms = min(target.tried_at_ms or 0, now_ms)
+        return now_ms if target.changed_ms > now_ms + SKEW_MS else target.changed_ms + DEBOUNCE_MS
+    if tried_at_ms > now_ms + SKEW_MS:
+        return now_ms
     if target.state is PullState.FRESH:
         early = SPREAD * int(target.hash[:8], 16) / 0xFFFF_FFFF
         return tried_at_ms + round(refresh_s * 1000 * (1 - early))

@@ -20,6 +20,7 @@ from indexer.publication import Publication
 from indexer.publish import Publisher, pointer_of, render_again
 from indexer.registry import Deposed, RegistryError, generations, pulls
 from indexer.wiring import Parts, limits_of
+from sidecar.clock import Jumps
 from sidecar.errors import CatalogError, Fenced, PointerConflict, StoreError
 
 FOLLOW_S = 0.5
@@ -65,7 +66,7 @@ async def _lead_once(
     role.leading, role.epoch = True, epoch
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(leadership.keep(epoch))
+            group.create_task(_keep(leadership, epoch, role))
             group.create_task(_Leader(parts, publisher, epoch, role, publication, metrics).run())
     except* CatalogError as ended:
         for error in ended.exceptions:
@@ -76,6 +77,14 @@ async def _lead_once(
         role.leading = False
         metrics.left()
         await leadership.release(epoch)
+
+
+async def _keep(leadership: Leadership, epoch: int, role: Role) -> None:
+    try:
+        await leadership.keep(epoch)
+    finally:
+        # At once: what the leader has under way may take a while to end.
+        role.leading = False
 
 
 class _Leader:
@@ -133,9 +142,10 @@ class _Leader:
     async def _publish(self) -> None:
         """Group commit without a timer: what is accepted while one commit runs is published by the next."""
         seen: tuple[int, dict[str, int]] | None = None
-        woken, not_before_s = True, 0.0
+        woken, not_before_s, jumps = True, 0.0, Jumps(self._parts.clock)
         while True:
-            woken = woken or self._wake.is_set()
+            # What is due when is worked out by the wall clock.
+            woken = woken or self._wake.is_set() or jumps.seen()
             self._wake.clear()
             try:
                 async with self._parts.registry.read() as connection:

@@ -76,7 +76,7 @@ async def status(registry: Registry, settings: Settings) -> Status:
         given_up = await pulls.given_up(connection)
         refused = await quarantine.all_refused(connection)
         now_ms = registry.time.now_ms()
-        overdue = len(await pulls.customers_due(connection, now_ms - freshness_s * 1000))
+        overdue = len(await pulls.customers_due(connection, now_ms - freshness_s * 1000, now_ms))
     wanted = {target.hash for target in targets}
     queries = tuple(_query(target, given_up.get(target.hash), now_ms, freshness_s) for target in targets)
     budget = _budget(settings, sum(target.requests for target in targets))

@@ -3,14 +3,16 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Final
 
 import structlog
 from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from indexer.api import CatalogApi, answered
+from indexer.api import PUBLISHED_WITHIN_S, CatalogApi, answering
 from indexer.metrics import Metrics
+from indexer.patience import ANSWER_S
 from indexer.publication import Publication
 from indexer.registry import RegistryError
 from indexer.service import Role
@@ -22,16 +24,33 @@ from sidecar.contract.words import PullState
 from sidecar.intake import MAX_BODY_BYTES
 from sidecar.keys import Keyring, open_keyring
 
+# For a report and for numbers; whoever probes a process gives up after seconds.
+LOOK_S: Final = 3.0
 log = structlog.get_logger(__name__)
 
 
-def make_app(parts: Parts, role: Role, publication: Publication, metrics: Metrics) -> web.Application:
-    """Catalogs and pulls, `/health` and `/metrics`. Raises KeysUnusable."""
+def make_app(
+    parts: Parts,
+    role: Role,
+    publication: Publication,
+    metrics: Metrics,
+    *,
+    answer_s: float = ANSWER_S,
+    look_s: float = LOOK_S,
+    published_s: float = PUBLISHED_WITHIN_S,
+) -> web.Application:
+    """Catalogs and pulls, within `answer_s` seconds, writes within `published_s` more; `/health` and `/metrics`, which
+    look at the registry for `look_s`. Raises KeysUnusable.
+    """
 
     keyring = open_keyring(parts.settings.auth, parts.clock) if parts.settings.auth.mode == "jwt" else None
 
     async def look() -> Status:
-        now = await status(parts.registry, parts.settings)
+        try:
+            async with asyncio.timeout(look_s):
+                now = await status(parts.registry, parts.settings)
+        except TimeoutError as error:
+            raise RegistryError(f"the registry gave no answer within {look_s:g} s") from error
         metrics.leading.set(role.leading)
         metrics.epoch.set(role.epoch)
         states = Counter(query.state for query in now.queries)
@@ -67,12 +86,12 @@ def make_app(parts: Parts, role: Role, publication: Publication, metrics: Metric
             metrics.refused.labels("registry out of reach").inc()
         return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
-    app = web.Application(middlewares=[answered], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(middlewares=[answering(answer_s)], client_max_size=MAX_BODY_BYTES)
     tokens: Tokens | None = None
     if keyring is not None:
         tokens = Tokens(parts.settings.auth, keyring, parts.clock)
         app.cleanup_ctx.append(lambda _: _kept_up_to_date(keyring))
-    app.add_routes(CatalogApi(parts, role, publication, tokens=tokens).routes())
+    app.add_routes(CatalogApi(parts, role, publication, tokens=tokens, within_s=published_s).routes())
     app.add_routes([web.get("/health", health), web.get("/metrics", numbers)])
     return app
 

@@ -17,7 +17,7 @@ from sidecar.contract.words import PullState
 from sidecar.handlers import RETRY_AFTER_S
 from sidecar.health import Health
 from sidecar.intake import request_id
-from sidecar.log import answering
+from sidecar.log import logging_as
 from sidecar.metrics import Metrics
 from sidecar.schemas import (
     BOOLEAN,
@@ -84,7 +84,7 @@ def measured(metrics: Metrics, clock: Clock) -> Middleware:
         began = clock.monotonic()
         resource = request.match_info.route.resource
         route = "other" if resource is None else resource.canonical
-        with answering(partial(request_id, request)):
+        with logging_as(partial(request_id, request)):
             response = await _answered(request, handler)
         metrics.requests.of(route).add(response.status, clock.monotonic() - began)
         return response

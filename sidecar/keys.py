@@ -132,10 +132,10 @@ def open_keyring(settings: AuthSettings, clock: Clock) -> Keyring:
     return Keyring(KeySet({}, ()), clock, _nothing, every_s=REFETCH_S, pause_s=REFETCH_S)
 
 
-async def fetch(url: str) -> bytes:
+async def fetch(url: str, within_s: float = FETCH_S) -> bytes:
     """The set at a URL. Raises KeysUnusable, ClientError, TimeoutError or OSError."""
     async with (
-        ClientSession(timeout=ClientTimeout(total=FETCH_S)) as session,
+        ClientSession(timeout=ClientTimeout(total=within_s)) as session,
         session.get(url, headers={"Accept": "application/json"}) as response,
     ):
         if not response.ok:

@@ -21,7 +21,7 @@ _answering: ContextVar[Callable[[], str] | None] = ContextVar("answering", defau
 
 
 @contextmanager
-def answering(request_id: Callable[[], str]) -> Iterator[None]:
+def logging_as(request_id: Callable[[], str]) -> Iterator[None]:
     """Within this, and in tasks that are begun within, every line has this `request_id`. It is asked for only when
     there is a line: most requests log nothing, and have no use for a number of their own.
     """

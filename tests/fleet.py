@@ -45,6 +45,8 @@ class Process:
     sections: Sections
     session: aiohttp.ClientSession
     running: asyncio.subprocess.Process | None = None
+    # How many seconds its wall clock is ahead of the others'; below zero: behind.
+    ahead_s: int = 0
 
     @property
     def url(self) -> str:
@@ -58,9 +60,10 @@ class Process:
             lines += [f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in values.items())]
         config.write_text("\n".join(lines))
         environ = {name: value for name, value in os.environ.items() if not name.startswith("CATALOG_")}
+        module = [self.package] if not self.ahead_s else ["tests.shifted", str(self.ahead_s), self.package]
         with self.log.open("ab") as out:
             self.running = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", self.package, "serve", "--config", str(config)),
+                *(sys.executable, "-m", *module, "serve", "--config", str(config)),
                 stdout=out,
                 stderr=out,
                 env=environ,

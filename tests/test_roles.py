@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from indexer.api import CatalogApi, answered
+from indexer.api import CatalogApi, answering
 from indexer.catalog_body import read_catalog
 from indexer.publication import Publication
 from indexer.registry import catalogs
@@ -431,7 +431,7 @@ async def reading(here: World, tmp_path: Path, clock: StillClock) -> AsyncIterat
 async def writing(here: World, tmp_path: Path, clock: StillClock) -> AsyncIterator[Asking]:
     parts = Parts(Settings(), clock, here.registry, here.store, here.source)
     api = CatalogApi(parts, Role(), Publication(here.registry), tokens=tokens(tmp_path, clock), within_s=0.0)
-    app = web.Application(middlewares=[answered])
+    app = web.Application(middlewares=[answering()])
     app.add_routes(api.routes())
     async with TestClient(TestServer(app)) as client:
         yield Asking(client, clock)

@@ -3,6 +3,9 @@
 SQLAlchemy's exceptions stop here. A write transaction begins by raising the registry's clock, which puts all writers
 in one order: whoever has read up to a clock has everything that was written at or before it. A leader's write names
 its epoch there, too, and is refused if another leads by now.
+
+Every wait for a server ends (`indexer.registry.deadlines`). A commit that gets no answer is a case of its own: nobody
+can tell whether it was made.
 """
 
 import asyncio
@@ -10,6 +13,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any, Final
@@ -22,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from indexer.registry import schema
+from indexer.registry.deadlines import DEADLINES, Deadlines, driver_arguments
 from sidecar.clock import Clock
 from sidecar.errors import CatalogError
 
@@ -44,6 +49,10 @@ class RegistryError(CatalogError):
     status = 503
 
 
+class Undecided(RegistryError):
+    """Raised when a server did not answer to a commit: all of the transaction has happened, or nothing of it."""
+
+
 class Deposed(CatalogError):
     """Raised when a leader's write is refused because its epoch is over; nothing of the transaction has happened."""
 
@@ -62,9 +71,10 @@ class Transaction:
 class Registry:
     """One database. Any number of processes may use it at once."""
 
-    def __init__(self, url: str, clock: Clock) -> None:
+    def __init__(self, url: str, clock: Clock, deadlines: Deadlines = DEADLINES) -> None:
         """Connects to nothing yet. Raises RegistryError if the driver that the url names is not installed."""
         self.time = clock
+        self.deadlines = deadlines
         self._url = make_url(url)
         self._sqlite = self._url.get_backend_name() == "sqlite"
         # Without its query, which may hold a password, too.
@@ -72,20 +82,32 @@ class Registry:
         # SQLite lets one write at a time, and has others sleep longer and longer: in one process they queue instead.
         self._turn: AbstractAsyncContextManager[object] = asyncio.Lock() if self._sqlite else nullcontext()
         self._threads: list[Thread] = []
-        self._engine = self._make_engine()
-        if self._sqlite:
-            sa.event.listen(self._engine.sync_engine, "connect", self._note_thread)
-            sa.event.listen(self._engine.sync_engine, "connect", _set_up_sqlite)
-            sa.event.listen(self._engine.sync_engine, "begin", _begin_sqlite)
-        elif self._url.get_backend_name() == "postgresql":
-            sa.event.listen(self._engine.sync_engine, "connect", _set_up_postgresql)
+        self._engine = self._make_engine(deadlines)
+        # What an exception of the driver itself is: SQLAlchemy lets those through that come between statements.
+        self._foreign: tuple[type[Exception], ...] = (
+            SQLAlchemyError,
+            OSError,
+            UnicodeError,
+            *_errors_of(self._engine.dialect),
+        )
 
     async def open(self) -> None:
         """Makes or migrates the tables. Several processes may do so at once."""
         async with self._errors():
             if self._sqlite and self._url.database:
                 Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
-        async with self.plain() as connection, _alone(connection):
+        if self._sqlite:
+            await self._migrate_over(self._engine)
+            return
+        # Over a connection of its own, on which statements may take longer.
+        patient = self._make_engine(self.deadlines._replace(statement_s=self.deadlines.migrate_s))
+        try:
+            await self._migrate_over(patient)
+        finally:
+            await patient.dispose()
+
+    async def _migrate_over(self, engine: AsyncEngine) -> None:
+        async with self._transaction(engine) as connection, _alone(connection):
             await connection.run_sync(_migrate)
 
     async def close(self) -> None:
@@ -118,20 +140,52 @@ class Registry:
     @asynccontextmanager
     async def plain(self) -> AsyncIterator[AsyncConnection]:
         """A write transaction for what no generation shows: leases, pulls, the notes on generations."""
-        async with self._errors(), self._turn, self._engine.connect() as connection:
-            writing = await connection.execution_options(writes=True)
-            async with writing.begin():
-                yield writing
+        async with self._transaction(self._engine) as connection:
+            yield connection
 
-    def _make_engine(self) -> AsyncEngine:
-        arguments: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S}} if self._sqlite else _LATEST
+    @asynccontextmanager
+    async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        async with self._errors(), self._turn, engine.connect() as connection:
+            writing = await connection.execution_options(writes=True)
+            async with writing.begin() as transaction:
+                yield writing
+                try:
+                    await transaction.commit()
+                except self._foreign as error:
+                    if self._sqlite:
+                        raise  # It has been refused, by a library of this process.
+                    raise Undecided(f"registry {self._shown}: no answer to a commit: {_said(error)}") from error
+
+    def _make_engine(self, deadlines: Deadlines) -> AsyncEngine:
+        backend = self._url.get_backend_name()
+        if self._sqlite:
+            arguments: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
+        else:
+            arguments = {
+                **_LATEST,
+                "connect_args": driver_arguments(backend, deadlines),
+                "pool_timeout": deadlines.connect_s,
+            }
         try:
-            return create_async_engine(self._url, **arguments)
+            engine = create_async_engine(self._url, **arguments)
         except ImportError as error:
-            extra = self._url.get_backend_name()
             raise RegistryError(
-                f"registry {self._shown}: {error}; its driver comes with catalog-sidecar[{extra}]"
+                f"registry {self._shown}: {error}; its driver comes with catalog-sidecar[{backend}]"
             ) from error
+        listen = partial(sa.event.listen, engine.sync_engine)
+        if self._sqlite:
+            listen("connect", self._note_thread)
+            listen("connect", _set_up_sqlite)
+            listen("begin", _begin_sqlite)
+            return engine
+        # To say goodbye and to wait for the answer may take for ever; to end it takes two seconds at most.
+        engine.dialect.do_close = engine.dialect.do_terminate  # type: ignore[method-assign]
+        if backend == "postgresql":
+            listen("connect", _set_up_postgresql)
+            listen("begin", partial(_begin_postgresql, idle_s=deadlines.idle_s))
+        else:
+            listen("connect", partial(_set_up_mariadb, idle_s=deadlines.idle_s))
+        return engine
 
     def _note_thread(self, connection: Any, _record: object) -> None:
         self._threads = [t for t in self._threads if t.is_alive()]
@@ -141,9 +195,22 @@ class Registry:
     async def _errors(self) -> AsyncIterator[None]:
         try:
             yield
-        except (SQLAlchemyError, OSError, UnicodeError) as error:
-            # The driver's own words: SQLAlchemy's are pages long, statement and parameters included.
-            raise RegistryError(f"registry {self._shown}: {getattr(error, 'orig', None) or error}") from error
+        except self._foreign as error:
+            raise RegistryError(f"registry {self._shown}: {_said(error)}") from error
+
+
+def _errors_of(dialect: sa.Dialect) -> tuple[type[Exception], ...]:
+    """What the driver of a dialect raises."""
+    driver = dialect.loaded_dbapi
+    if dialect.driver == "asyncpg":
+        # Behind its names of the DB-API are asyncpg's own, which are no part of them.
+        return driver.Error, driver.asyncpg.PostgresError, driver.asyncpg.InterfaceError
+    return (driver.Error,)
+
+
+def _said(error: Exception) -> str:
+    """The driver's own words: SQLAlchemy's are pages long, statement and parameters included."""
+    return str(getattr(error, "orig", None) or error) or f"no answer in time ({type(error).__name__})"
 
 
 @asynccontextmanager
@@ -195,6 +262,19 @@ def _set_up_postgresql(connection: Any, _record: object) -> None:
     cursor.execute("SET plan_cache_mode = force_custom_plan")
     cursor.close()
     connection.commit()
+
+
+def _begin_postgresql(connection: sa.Connection, *, idle_s: float) -> None:
+    """Has the server take back a write transaction whose client is silent: reads hold nothing that others wait for."""
+    if connection.get_execution_options().get("writes", False):
+        connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {round(idle_s * 1000)}")
+
+
+def _set_up_mariadb(connection: Any, _record: object, *, idle_s: float) -> None:
+    """The same for MariaDB, which tells the two apart by itself; MySQL has no such limit, and skips the comment."""
+    cursor = connection.cursor()
+    cursor.execute(f"/*M!100300 SET SESSION idle_write_transaction_timeout = {max(1, round(idle_s))} */")
+    cursor.close()
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -27,6 +27,8 @@ QUARANTINED: Final = "quarantined"
 ABANDONED: Final = "abandoned"
 PULLS_KEPT_MS: Final = 30 * 86_400_000
 PRUNED_AT_ONCE: Final = 10_000
+# How far the clocks of two machines are taken to be apart.
+SKEW_MS: Final = 300_000
 EMPTY: Final = Bitmap.of(()).encode()
 # Of a result, without its bitmaps: targets are asked for all the time, and ten thousand of them are megabytes.
 _NOT_THE_CONTENT: Final = (
@@ -310,12 +312,15 @@ async def modified_ms(connection: AsyncConnection, hashes: Iterable[str]) -> dic
     return {hash_: max(times[ordinal] for ordinal in them) for hash_, them in members.items() if them}
 
 
-async def customers_due(connection: AsyncConnection, older_than_ms: int) -> list[str]:
-    """The customers of catalogs whose details were never asked for, or longer ago than this time."""
+async def customers_due(connection: AsyncConnection, older_than_ms: int, now_ms: int) -> list[str]:
+    """The customers of catalogs whose details were never asked for, or longer ago than this time; or at a time that is
+    still to come, by a clock that was wrong.
+    """
+    at_ms = customer.c.pulled_at_ms
     rows = await connection.execute(
         sa.select(catalog.c.customer)
         .join(customer, customer.c.uuid == catalog.c.customer, isouter=True)
-        .where(sa.or_(customer.c.uuid.is_(None), customer.c.pulled_at_ms <= older_than_ms))
+        .where(sa.or_(customer.c.uuid.is_(None), at_ms <= older_than_ms, at_ms > now_ms + SKEW_MS))
         .distinct()
         .order_by(catalog.c.customer)
     )

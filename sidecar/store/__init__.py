@@ -50,6 +50,8 @@ class Store(Protocol):
     async def sweep(self, live: Set[bytes], *, epoch: int, now_ms: int, grace_ms: int) -> int:
         """Deletes what has been outside of `live` for longer than the grace, and returns how many objects that was.
 
+        What is noted as outside since a time after `now_ms`, by a clock that was wrong, is so since now.
+
         Raises Fenced as soon as the pointer has a higher epoch than the sweeper's.
         """
         ...

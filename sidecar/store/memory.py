@@ -57,7 +57,7 @@ class MemoryStore:
 
     async def sweep(self, live: Set[bytes], *, epoch: int, now_ms: int, grace_ms: int) -> int:
         check_epoch(self._pointer, epoch)
-        self.unreferenced = {d: self.unreferenced.get(d, now_ms) for d in self.objects if d not in live}
+        self.unreferenced = {d: min(self.unreferenced.get(d, now_ms), now_ms) for d in self.objects if d not in live}
         old = [d for d, since_ms in self.unreferenced.items() if now_ms - since_ms >= grace_ms]
         for digest in old:
             del self.objects[digest], self.unreferenced[digest]

@@ -40,7 +40,7 @@ from sidecar.contract.objects import Sealed
 from sidecar.errors import PointerDamaged, StoreError
 from sidecar.store import Pointer, check_epoch, check_move
 from sidecar.store.address import Address
-from sidecar.store.servers import connect
+from sidecar.store.servers import DEADLINES, Deadlines, connect
 
 OBJECT: Final = b"catalog:o:"
 POINTER: Final = b"catalog:{root}:pointer"
@@ -50,6 +50,7 @@ POLL_S: Final = 1.0
 RESUBSCRIBE_S: Final = 1.0
 RECANCEL_S: Final = 0.05
 REPLICAS_MS: Final = 1000
+MAX_NUMBER: Final = 2**63 - 1
 BATCH: Final = 256
 BATCH_BYTES: Final = 4 * 1024 * 1024
 
@@ -57,6 +58,7 @@ BATCH_BYTES: Final = 4 * 1024 * 1024
 _MOVE: Final = """
 local present = redis.call('GET', KEYS[1])
 local is_pointer = present and #present == 106 and string.match(present, '^%d+:%d+:[0-9a-f]+$')
+    and string.sub(present, 1, 20) <= ARGV[3] and string.sub(present, 22, 41) <= ARGV[3]
 if is_pointer and string.sub(present, 1, 41) >= string.sub(ARGV[1], 1, 41) then
     return present
 end
@@ -79,7 +81,7 @@ for n, key in ipairs(KEYS) do
         end
         if now_ms - since_ms >= grace_ms then
             swept = swept + redis.call('UNLINK', key)
-        elseif left_ms < 0 then
+        elseif left_ms < 0 or since_ms > now_ms then
             redis.call('PEXPIREAT', key, string.format('%.0f', 2^52 + 1024 * now_ms))
         end
     end
@@ -99,10 +101,12 @@ Command = tuple[object, ...]
 class RedisStore:
     """Implements Store. Connects when it is first used, and again after every failure."""
 
-    def __init__(self, address: Address, *, writable: bool) -> None:
+    def __init__(self, address: Address, *, writable: bool, deadlines: Deadlines = DEADLINES) -> None:
         self._address = address
         self._writable = writable
-        self._servers = connect(address)
+        self._servers = connect(address, deadlines)
+        # A server may send a byte now and then, and none of them in vain, for ever.
+        self._within_s = deadlines.connect_s + deadlines.answer_s
         self._moved = asyncio.Event()
         self._listener: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
@@ -135,14 +139,15 @@ class RedisStore:
         if _POINTER.fullmatch(wanted.encode()) is None:
             raise StoreError(f"redis store {self._address}: {wanted} does not fit into a pointer")
         async with self._reached(writing=True):
-            [(client, _)] = await self._servers.divide([POINTER])
-            role, _, replicas, *_ = await client.role()
-            pipeline = client.pipeline(transaction=False)
-            # What makes the generation visible: everything that it needs was written before.
-            pipeline.execute_command("EVAL", _MOVE, 1, POINTER, wanted, MOVED)
-            if role == b"master" and replicas:
-                pipeline.execute_command("WAIT", 1, REPLICAS_MS)
-            present, *acknowledged = await pipeline.execute()
+            async with asyncio.timeout(self._within_s):
+                [(client, _)] = await self._servers.divide([POINTER])
+                role, _, replicas, *_ = await client.role()
+                pipeline = client.pipeline(transaction=False)
+                # What makes the generation visible: everything that it needs was written before.
+                pipeline.execute_command("EVAL", _MOVE, 1, POINTER, wanted, MOVED, f"{MAX_NUMBER:020d}")
+                if role == b"master" and replicas:
+                    pipeline.execute_command("WAIT", 1, REPLICAS_MS)
+                present, *acknowledged = await pipeline.execute()
         if present is not None:
             check_move(_pointer(present), pointer)
         elif acknowledged == [0]:
@@ -194,8 +199,9 @@ class RedisStore:
         await self._disconnect()
 
     async def _pointer(self) -> Pointer | None:
-        [(client, _)] = await self._servers.divide([POINTER])
-        return _pointer(await client.get(POINTER))
+        async with asyncio.timeout(self._within_s):
+            [(client, _)] = await self._servers.divide([POINTER])
+            return _pointer(await client.get(POINTER))
 
     async def _look_for_evictions(self) -> None:
         """Warns if a server would delete objects that generations need, once until that changes; silent if the server
@@ -221,14 +227,17 @@ class RedisStore:
     ) -> list[tuple[Sequence[bytes], Any]]:
         """Sends a command for each group of keys, and a script ahead of them; each group, with the reply to it."""
         replies: list[tuple[Sequence[bytes], Any]] = []
-        for client, groups in await self._servers.divide(keys):
+        async with asyncio.timeout(self._within_s):
+            divided = await self._servers.divide(keys)
+        for client, groups in divided:
             pipeline = client.pipeline(transaction=False)
             if script is not None:
                 pipeline.execute_command("SCRIPT LOAD", script)
             for group in groups:
                 pipeline.execute_command(*command(group))
-            # Raises the first error among the replies.
-            answers = await pipeline.execute()
+            async with asyncio.timeout(self._within_s):
+                # Raises the first error among the replies.
+                answers = await pipeline.execute()
             replies += zip(groups, answers[-len(groups) :], strict=True)
         return replies
 
@@ -297,7 +306,8 @@ def _pointer(value: object) -> Pointer | None:
     if value is None:
         return None
     match = _POINTER.fullmatch(value) if isinstance(value, bytes) else None
-    if match is None:
+    # More than any registry can count to is a bit that has flipped, too.
+    if match is None or max(int(match[1]), int(match[2])) > MAX_NUMBER:
         raise PointerDamaged(f"redis store: {POINTER.decode()} holds something else than a pointer")
     return Pointer(int(match[1]), int(match[2]), bytes.fromhex(match[3].decode()))
 

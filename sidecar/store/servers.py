@@ -7,7 +7,7 @@ redis-py's own client of Clusters is not used: it closes connections under those
 """
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from redis.asyncio import Redis, Sentinel
 from redis.asyncio.retry import Retry
@@ -18,9 +18,18 @@ from redis.exceptions import RedisError
 
 from sidecar.store.address import Address
 
-CONNECT_S: Final = 3.0
-# An object of 64 MiB has to pass in this time: at 54 Mbit/s or more.
-ANSWER_S: Final = 10.0
+
+class Deadlines(NamedTuple):
+    """Seconds, for a connection to a server, and for all that it is asked at once: some objects, or a pointer.
+
+    An object of 64 MiB has to pass in the latter: at 54 Mbit/s or more.
+    """
+
+    connect_s: float = 3.0
+    answer_s: float = 10.0
+
+
+DEADLINES: Final = Deadlines()
 
 Groups = list[tuple[Redis, list[list[bytes]]]]
 """Servers, with keys of each, in groups that one command may name together."""
@@ -132,11 +141,12 @@ class Cluster:
         return self._clients[host, port]
 
 
-def connect(address: Address) -> Servers:
+def connect(address: Address, deadlines: Deadlines = DEADLINES) -> Servers:
     """The servers of an address; nothing is connected yet."""
     common: dict[str, Any] = {
-        "socket_connect_timeout": CONNECT_S,
-        "socket_timeout": ANSWER_S,
+        "socket_connect_timeout": deadlines.connect_s,
+        # Of one read or write: whoever asks has one for all of them.
+        "socket_timeout": deadlines.answer_s,
         "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         "protocol": 2,
     }

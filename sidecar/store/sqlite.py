@@ -132,7 +132,9 @@ class SqliteStore:
                 "UPDATE objects SET unreferenced_ms = NULL WHERE unreferenced_ms IS NOT NULL AND digest IN live"
             )
             await connection.execute(
-                "UPDATE objects SET unreferenced_ms = ? WHERE unreferenced_ms IS NULL AND digest NOT IN live", (now_ms,)
+                "UPDATE objects SET unreferenced_ms = ?1 "
+                "WHERE (unreferenced_ms IS NULL OR unreferenced_ms > ?1) AND digest NOT IN live",
+                (now_ms,),
             )
         swept = 0
         while True:

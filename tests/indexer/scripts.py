@@ -1,5 +1,6 @@
 """Scripts for laws about the indexer: catalogs made and removed, content changed, pulls and failures, in any order."""
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -195,3 +196,39 @@ class GoneRegistry(Registry):
 
     def _fail(self) -> None:
         raise RegistryError("registry: out of reach")
+
+
+class SilentRegistry(Registry):
+    """A registry that says nothing while `silent` is set, and whose driver does not let go of whoever waits for it."""
+
+    def __init__(self, url: str, clock: FakeClock) -> None:
+        super().__init__(url, clock)
+        self.silent = False
+        self.answers = asyncio.Event()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        await self._wait()
+        async with super().read() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def plain(self) -> AsyncIterator[AsyncConnection]:
+        await self._wait()
+        async with super().plain() as connection:
+            yield connection
+
+    def answer(self) -> None:
+        """Lets go of everybody."""
+        self.silent = False
+        self.answers.set()
+
+    async def _wait(self) -> None:
+        cancelled = False
+        while self.silent:
+            try:
+                await self.answers.wait()
+            except asyncio.CancelledError:
+                cancelled = True
+        if cancelled:
+            raise asyncio.CancelledError

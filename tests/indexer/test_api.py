@@ -18,12 +18,14 @@ from typing import Any, Final, NamedTuple
 import pytest
 from aiohttp import FormData, web
 from aiohttp.test_utils import TestClient, TestServer
+from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.testing import capture_logs
 
-from indexer.api import CatalogApi, answered
+from indexer.api import OUT_OF_REACH, SILENT, UNKNOWN, CatalogApi, answering
 from indexer.catalog_body import read_catalog
+from indexer.patience import ANSWER_S
 from indexer.publication import Publication
-from indexer.registry import Registry, catalogs, generations, pulls
+from indexer.registry import Registry, Undecided, catalogs, generations, pulls
 from indexer.registry.pulls import Target
 from indexer.service import Role
 from indexer.source import SourceError
@@ -93,13 +95,14 @@ async def calling(
     *,
     within_s: float = 0.0,
     body_s: float = BODY_S,
+    answer_s: float = ANSWER_S,
     registry: Registry | None = None,
     tokens: Tokens | None = None,
 ) -> AsyncIterator[Caller]:
     """A caller of an API over a world's registry, or another one."""
     parts = Parts(Settings(), here.clock, registry or here.registry, here.store, here.source)
     role, publication = Role(), Publication(parts.registry)
-    app = web.Application(middlewares=[answered], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(middlewares=[answering(answer_s)], client_max_size=MAX_BODY_BYTES)
     api = CatalogApi(parts, role, publication, tokens=tokens, within_s=within_s, body_s=body_s)
     app.add_routes(api.routes())
     async with TestClient(TestServer(app)) as client:
@@ -547,6 +550,73 @@ class TestAWrite:
         assert int(again.headers["X-Catalog-Generation"]) >= int(first.headers["X-Catalog-Generation"])
 
 
+class TestARegistryThatSaysNothing:
+    @pytest.fixture
+    async def silent(self, here: World, registry_url: str) -> AsyncIterator[scripts.SilentRegistry]:
+        registry = scripts.SilentRegistry(registry_url, here.clock)
+        registry.silent = True
+        yield registry
+        registry.answer()
+        await registry.close()
+
+    async def test_costs_nobody_more_than_the_deadline(self, here: World, silent: scripts.SilentRegistry) -> None:
+        async with calling(here, answer_s=0.05, registry=silent) as caller, asyncio.timeout(LONG_S):
+            for path in (CATALOGS, path_of("a"), f"/api/v1/pulls/{uuid_of('a')}/"):
+                answer = await caller.ask("GET", path)
+                assert (answer.status, answer.headers["Retry-After"], answer.body) == (503, "5", {"detail": SILENT})
+            # A write may have come through: what is told must not be that it has not.
+            for method, path, body in (
+                ("POST", CATALOGS, catalog_body("a", COURSES)),
+                ("PUT", path_of("a"), catalog_body("a", COURSES)),
+                ("PATCH", path_of("a"), {}),
+                ("DELETE", path_of("a"), None),
+                ("POST", f"{path_of('a')}refresh_metadata", None),
+            ):
+                answer = await caller.ask(method, path, json=body)
+                assert (answer.status, answer.headers["Retry-After"], answer.body) == (503, "5", {"detail": UNKNOWN})
+
+    async def test_is_asked_again_by_the_next_request(self, here: World, silent: scripts.SilentRegistry) -> None:
+        await here.add("a", COURSES)
+        async with calling(here, answer_s=0.2, registry=silent) as caller:
+            assert (await caller.ask("GET", path_of("a"))).status == 503
+            silent.answer()
+            assert (await caller.ask("GET", path_of("a"))).status == 200
+
+    async def test_is_not_held_against_a_body_or_a_publication(self, here: World) -> None:
+        """Each has a deadline of its own, and may take longer."""
+
+        async def slowly() -> AsyncIterator[bytes]:
+            text = json.dumps(catalog_body("a", COURSES)).encode()
+            for n in range(3):
+                yield text[n * len(text) // 3 : (n + 1) * len(text) // 3]
+                await asyncio.sleep(0.2)
+
+        async with calling(here, answer_s=0.3, within_s=0.5) as caller:
+            answer = await caller.ask("POST", CATALOGS, data=slowly(), headers={"Content-Type": "application/json"})
+            assert (answer.status, answer.headers["X-Catalog-Published"]) == (201, "pending")
+
+
+class LostCommit(Registry):
+    """A registry on a server that takes what it is given, and whose answer to it is lost."""
+
+    @asynccontextmanager
+    async def plain(self) -> AsyncIterator[AsyncConnection]:
+        async with super().plain() as connection:
+            yield connection
+        raise Undecided("no answer to a commit")
+
+
+async def test_a_commit_without_an_answer_is_not_said_to_have_changed_nothing(here: World, registry_url: str) -> None:
+    lost = LostCommit(registry_url, here.clock)
+    async with calling(here, registry=lost) as caller:
+        answer = await caller.create("a")
+        assert (answer.status, answer.body) == (503, {"detail": UNKNOWN})
+    async with calling(here) as caller:
+        # As it was told to: the same again changes nothing more.
+        assert (await caller.create("a")).status == 200
+    await lost.close()
+
+
 class TestARegistryOutOfReach:
     async def test_is_503_and_says_when_to_ask_again(self, here: World) -> None:
         async with calling(here, registry=scripts.GoneRegistry()) as caller:
@@ -567,7 +637,7 @@ class TestARegistryOutOfReach:
                     ("a request met a registry that is out of reach", "r-1")
                 ]
                 assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
-                assert answer.body == {"detail": "The registry is out of reach. Nothing was changed; try again later."}
+                assert answer.body == {"detail": OUT_OF_REACH}
 
     @pytest.fixture
     async def flaky(self, here: World, tmp_path: Path) -> AsyncIterator[scripts.FlakyRegistry]:

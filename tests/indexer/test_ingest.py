@@ -235,6 +235,15 @@ class TestDocuments:
         assert ledger.facts["A+1"].metadata != before["A+1"].metadata
         assert ledger.facts["B+1"] == before["B+1"]
 
+    def test_the_time_of_a_change_is_later_than_the_last_one_also_by_a_clock_that_went_back(self) -> None:
+        """Whoever asks for what has changed since would miss it."""
+        ledger = Ledger()
+        ledger.take(pulled([course("A+1", run("r1"))], COURSES))
+        before_ms = ledger.facts["A+1"].modified_ms
+        ledger.now_ms -= 86_400_000
+        ledger.take(pulled([course("A+1", run("r1"), title="New")], COURSES))
+        assert ledger.facts["A+1"].modified_ms == before_ms + 1
+
     def test_a_course_with_restricted_runs_has_a_second_document(self) -> None:
         ledger = Ledger()
         courses = [course("A+1", run("r1"), run("x1", restricted=True)), course("B+1", run("r2"))]

@@ -26,19 +26,25 @@ from sidecar.contract.words import query_hash
 from sidecar.errors import CatalogError, StoreError
 from sidecar.settings import IndexerSettings, Settings
 from sidecar.store.memory import MemoryStore
-from tests.fakes import FakeSource, uuid_of
+from tests.fakes import FakeClock, FakeSource, uuid_of
 from tests.world import World
 
 
-class SlowClock(SystemClock):
-    """So far behind the scheduler's clock that whatever is put off is due at once."""
+@pytest.fixture
+def clock() -> FakeClock:
+    """The registry's times are those of the clock that jobs run by, and not of a year to come."""
+    return FakeClock(SystemClock().now_ms())
+
+
+class LaterClock(SystemClock):
+    """So far ahead of the registry's times that what was left alone for a moment is due at once."""
 
     def now_ms(self) -> int:
-        return super().now_ms() - 3_600_000
+        return super().now_ms() + 4 * DEBOUNCE_MS
 
 
 class HandClock(SystemClock):
-    """The scheduler's clock, put forward or back by hand."""
+    """A clock that is put forward or back by hand."""
 
     ahead_ms = 0
 
@@ -295,7 +301,7 @@ async def test_a_pull_that_was_given_up_is_not_repeated_at_once(here: World, out
 async def test_a_pull_that_was_given_up_is_repeated_soon(here: World) -> None:
     (hash_,), pipeline = await add(here, 1), FakePipeline()
     pipeline.outcome = StoreError("full")
-    async with bench(here, pipeline, clock=SlowClock()) as it:
+    async with bench(here, pipeline, clock=LaterClock()) as it:
         await it.jobs.reconcile()
         await it.until_changed()
         pipeline.outcome = None
@@ -355,10 +361,10 @@ async def pull_rows(here: World) -> dict[str, tuple[str, str | None]]:
 
 
 async def test_a_filter_that_is_changed_again_and_again_is_pulled_once_in_its_last_form(here: World) -> None:
-    """What is changed is left alone for a moment; the scheduler lets it pass when the clock is put back."""
+    """What is changed is left alone for a moment; the scheduler lets it pass once that is over."""
     await here.add("0", {"key": "0"}, catalog_query_uuid=uuid_of("q"))
     clock, pipeline = HandClock(), FakePipeline()
-    clock.ahead_ms = 3_600_000
+    clock.ahead_ms = -60_000
     async with bench(here, pipeline, clock=clock) as it:
         for n in range(1, 4):
             await it.jobs.reconcile()
@@ -366,7 +372,7 @@ async def test_a_filter_that_is_changed_again_and_again_is_pulled_once_in_its_la
         await it.jobs.reconcile()
         await pipeline.until(lambda: pipeline.asked > 1)
         assert not pipeline.begun
-        clock.ahead_ms = -2 * DEBOUNCE_MS
+        clock.ahead_ms = 2 * DEBOUNCE_MS
         await it.jobs.reconcile()
         await it.until_changed()
     assert pipeline.begun == {query_hash({"key": "3"}).hex(): 1}
@@ -460,7 +466,7 @@ async def test_what_was_read_before_a_pull_ended_does_not_begin_it_again(here: W
     (hash_,), pipeline = await add(here, 1), FakePipeline()
     registry = HeldRegistry(f"sqlite+aiosqlite:///{tmp_path}/registry.db")
     pipeline.gate.clear()
-    async with bench(here, pipeline, registry=registry, clock=SlowClock()) as it:
+    async with bench(here, pipeline, registry=registry, clock=LaterClock()) as it:
         await it.jobs.reconcile()
         await pipeline.until(lambda: pipeline.now == 1)
         registry.has_read.clear()

@@ -15,6 +15,8 @@ from tests.fakes import FakeClock
 from tests.indexer import scripts
 
 LEASE_S = 15.0
+# Nothing that is waited for takes longer; what is waited for in vain would take for ever.
+AT_ONCE_S = 5.0
 
 
 async def held(registry: Registry, holder: str = "dead") -> int:
@@ -180,6 +182,20 @@ class TestKeeping:
         with pytest.raises(Deposed, match="no sign of life"):
             await Leadership(gone, clock, LEASE_S).keep(1)
         assert LEASE_S < clock.steady_s <= LEASE_S * 1.4
+
+    async def test_a_leader_to_whom_the_registry_says_nothing_gives_up_though_nothing_ever_ends(
+        self, registry_url: str, registry: Registry, clock: FakeClock
+    ) -> None:
+        silent = scripts.SilentRegistry(registry_url, clock)
+        leadership = Leadership(silent, clock, 0.01, least_wait_s=0.01)
+        epoch = await leadership.acquire()
+        silent.silent = True
+        async with asyncio.timeout(AT_ONCE_S):
+            with pytest.raises(Deposed, match="no sign of life"):
+                await leadership.keep(epoch)
+            await leadership.release(epoch)
+        silent.answer()
+        await silent.close()
 
     async def test_a_leader_that_slept_through_its_lease_still_leads_if_nobody_took_over(
         self, registry: Registry, clock: FakeClock

@@ -738,3 +738,44 @@ async def test_a_damaged_pointer_is_not_written_over_by_a_registry_that_never_pu
         with pytest.raises(ForeignStore, match="a damaged pointer"):
             await Publisher(here.registry, store, here.clock).check()
         await Publisher(here.registry, store, here.clock, adopt=True).check()
+
+
+class TestAWallClockThatJumps:
+    async def unneeded(self, here: World, name: str = "a") -> set[bytes]:
+        """All objects, of which no generation needs some, after a sweep has noted those."""
+        await here.add(name, {"content_type": "course", "title": name})
+        for n in range(4):
+            source_of(here).courses = [course("A+1", title=f"{name} {n}")]
+            await built(here)
+        before = set(memory_of(here).objects)
+        assert await here.publisher.sweep(here.epoch, 2) == 0
+        return before
+
+    async def test_forwards_shortens_nobodys_grace(self, here: World, clock: FakeClock) -> None:
+        before = await self.unneeded(here)
+        clock.wall_ms += 86_400_000
+        assert await here.publisher.sweep(here.epoch, 2) == 0
+        assert set(memory_of(here).objects) == before
+        clock.advance(3600)
+        assert await here.publisher.sweep(here.epoch, 2) > 0
+
+    async def test_backwards_keeps_nothing_for_longer(self, here: World, clock: FakeClock) -> None:
+        await self.unneeded(here)
+        clock.wall_ms -= 365 * 86_400_000
+        clock.advance(3600)
+        assert await here.publisher.sweep(here.epoch, 2) > 0
+
+    async def test_between_two_leaders_keeps_nothing_for_ever_and_deletes_nothing_that_is_needed(
+        self, here: World, clock: FakeClock
+    ) -> None:
+        for name, jump_ms in (("a", 365 * 86_400_000), ("b", -365 * 86_400_000)):
+            await self.unneeded(here, name)
+            clock.wall_ms += jump_ms
+            await here.lead()
+            await here.publish()
+            await here.publisher.sweep(here.epoch, 2)
+            await verify(here.store)
+            clock.advance(3600)
+            await here.publisher.sweep(here.epoch, 2)
+            await verify(here.store)
+            assert memory_of(here).unreferenced == {}

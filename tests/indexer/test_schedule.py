@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.registry.pulls import Target
+from indexer.registry.pulls import SKEW_MS, Target
 from indexer.schedule import due_at_ms
 from sidecar.contract.words import PullState
 
@@ -54,9 +54,17 @@ def test_what_can_never_be_pulled_is_looked_at_every_hour() -> None:
     assert due_at_ms(never, REFRESH_S, NOW_MS) == NOW_MS + 3_600_000
 
 
-@given(st.sampled_from(PullState), st.integers(1, 10**12), hashes)
-def test_a_time_in_the_future_counts_as_now(state: PullState, ahead_ms: int, hash_: str) -> None:
+@given(st.sampled_from(PullState), st.integers(SKEW_MS + 1, 10**12), hashes)
+def test_a_time_far_in_the_future_makes_it_due_now(state: PullState, ahead_ms: int, hash_: str) -> None:
     """Another machine's clock was wrong; the pull must not wait until it is right."""
-    target = replace(FRESH, state=state, failures=1, hash=hash_)
-    wrong = replace(target, tried_at_ms=NOW_MS + ahead_ms, changed_ms=NOW_MS + ahead_ms)
-    assert due_at_ms(wrong, REFRESH_S, NOW_MS) == due_at_ms(target, REFRESH_S, NOW_MS)
+    wrong = replace(FRESH, state=state, failures=1, hash=hash_, tried_at_ms=NOW_MS + ahead_ms)
+    wrong = replace(wrong, changed_ms=NOW_MS + ahead_ms)
+    assert due_at_ms(wrong, REFRESH_S, NOW_MS) == NOW_MS
+
+
+@given(st.sampled_from(PullState), st.integers(-(10**9), SKEW_MS), st.integers(0, 10**6), hashes)
+def test_asking_later_puts_nothing_off(state: PullState, ahead_ms: int, later_ms: int, hash_: str) -> None:
+    """It is worked out anew whenever the registry changes, which may be all the time."""
+    at_ms = NOW_MS + ahead_ms
+    target = replace(FRESH, state=state, failures=1, hash=hash_, tried_at_ms=at_ms, changed_ms=at_ms)
+    assert due_at_ms(target, REFRESH_S, NOW_MS + later_ms) == due_at_ms(target, REFRESH_S, NOW_MS)

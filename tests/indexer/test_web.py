@@ -28,6 +28,7 @@ from tests.tokens import settings as trusting
 from tests.world import World
 
 COURSES = {"content_type": "course"}
+LONG_S = 30.0
 Client = TestClient[Request, Application]
 
 
@@ -79,6 +80,24 @@ async def test_health_without_a_registry_is_503(metrics: Metrics, clock: FakeClo
         assert (response.status, body["status"]) == (503, "unavailable")
         assert body["reason"] == "the registry is out of reach"
         assert (await numbers(client))["catalog_indexer_publish_failures_total/registry out of reach"] == 1
+
+
+async def test_health_and_metrics_wait_for_a_silent_registry_no_longer_than_their_deadline(
+    here: World, metrics: Metrics, registry_url: str
+) -> None:
+    silent = scripts.SilentRegistry(registry_url, here.clock)
+    silent.silent = True
+    parts = Parts(Settings(), here.clock, silent, here.store, here.source)
+    app = make_app(parts, Role(), Publication(silent), metrics, answer_s=0.3, look_s=0.1)
+    async with TestClient(TestServer(app)) as client, asyncio.timeout(LONG_S):
+        for path in ("/health", "/metrics"):
+            # The driver goes on waiting: whoever asks does not.
+            async with client.get(path) as response:
+                assert (response.status, response.headers["Retry-After"]) == (503, "5")
+        silent.answer()
+        async with client.get("/health") as response:
+            assert response.status == 200
+    await silent.close()
 
 
 async def test_metrics_count_queries_and_generations(

@@ -214,7 +214,7 @@ ACME = CustomerDetails(uuid_of("Acme"), "acme", portal=True, name="Acme", modifi
 class TestCustomers:
     async def due(self, here: World, older_than_ms: int) -> list[str]:
         async with here.registry.read() as connection:
-            return await pulls.customers_due(connection, older_than_ms)
+            return await pulls.customers_due(connection, older_than_ms, here.clock.now_ms())
 
     async def put(self, here: World, details: CustomerDetails | None, modified_ms: int = 5) -> int:
         async with here.registry.write() as tx:
@@ -231,6 +231,16 @@ class TestCustomers:
         await here.remove(uuid_of("catalog a"))
         await here.remove(uuid_of("catalog b"))
         assert await self.due(here, clock.wall_ms) == []
+
+    async def test_that_were_asked_for_at_a_time_that_is_to_come_are_due(self, here: World, clock: FakeClock) -> None:
+        """Another machine's clock was wrong; they must not wait until it is right."""
+        await here.add("a", COURSES)
+        clock.wall_ms += 86_400_000
+        await self.put(here, ACME)
+        clock.wall_ms -= 86_400_000
+        assert await self.due(here, clock.wall_ms - 1) == [uuid_of("Acme")]
+        await self.put(here, ACME)
+        assert await self.due(here, clock.wall_ms - 1) == []
 
     async def test_that_the_lms_does_not_know_are_not_asked_for_all_the_time(
         self, here: World, clock: FakeClock

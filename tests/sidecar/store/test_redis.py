@@ -20,8 +20,10 @@ from structlog.testing import capture_logs
 
 from sidecar.contract.objects import ObjectType, Sealed, seal
 from sidecar.errors import Fenced, StoreError
-from sidecar.store import Pointer, Store, servers
-from sidecar.store.redis import POLL_S
+from sidecar.store import Pointer, Store
+from sidecar.store.address import parse
+from sidecar.store.redis import POLL_S, RedisStore
+from sidecar.store.servers import Deadlines
 from sidecar.store.urls import open_store
 from tests.redis_server import HOST, Cluster, RedisServer, Watched, shared_cluster, shared_server, wait_until
 
@@ -595,12 +597,38 @@ async def test_whatever_a_server_answers_is_a_store_error(
 
 
 async def test_a_server_that_does_not_answer_is_an_error_in_time(
-    answering: Callable[[bytes], Awaitable[Store]], monkeypatch: pytest.MonkeyPatch
+    answering: Callable[[bytes], Awaitable[Store]],
 ) -> None:
-    monkeypatch.setattr(servers, "ANSWER_S", 0.1)
     store = await answering(b"")
+    store = RedisStore(store._address, writable=True, deadlines=Deadlines(3.0, 0.1))  # type: ignore[attr-defined]
     async with asyncio.timeout(DEADLINE_S):
         await all_fail(operations(store), match="(?i)timeout")
+    await store.close()
+
+
+async def test_a_server_that_drips_an_answer_that_never_ends_is_an_error_in_time() -> None:
+    """Each byte comes in time, and so the driver waits for the next one."""
+
+    dripping: set[asyncio.Task[None] | None] = set()
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        dripping.add(asyncio.current_task())
+        with suppress(ConnectionError):
+            await reader.read(65536)
+            writer.write(b"$10000\r\n")
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        writer.close()
+
+    async with await asyncio.start_server(drip, HOST, 0) as server:
+        url = f"redis://{HOST}:{server.sockets[0].getsockname()[1]}"
+        store = RedisStore(parse(url), writable=True, deadlines=Deadlines(0.1, 0.1))
+        async with asyncio.timeout(DEADLINE_S):
+            await all_fail(operations(store))
+        await store.close()
+        await asyncio.wait([task for task in dripping if task is not None])
 
 
 # TLS, which redis-server may have been built without: a proxy speaks it here.

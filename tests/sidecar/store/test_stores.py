@@ -375,6 +375,17 @@ async def test_what_is_unreferenced_is_swept_after_the_grace_and_not_before(conn
     assert await store.sweep(live(1), epoch=1, now_ms=1000 + 2 * HOUR_MS, grace_ms=HOUR_MS) == 0
 
 
+async def test_what_is_unreferenced_since_a_time_that_is_to_come_is_so_since_now(connect: Connect) -> None:
+    """Another sweeper's clock was a year ahead: its marks must keep nothing for a year."""
+    wrong, right = connect(), connect()
+    await wrong.put(objects(1, 2))
+    assert await wrong.sweep(live(1), epoch=1, now_ms=366 * 24 * HOUR_MS, grace_ms=HOUR_MS) == 0
+    assert await right.sweep(live(1), epoch=1, now_ms=1000, grace_ms=HOUR_MS) == 0
+    assert await right.sweep(live(1), epoch=1, now_ms=999 + HOUR_MS, grace_ms=HOUR_MS) == 0
+    assert await right.sweep(live(1), epoch=1, now_ms=1000 + HOUR_MS, grace_ms=HOUR_MS) == 1
+    assert await present(right, 1, 2) == {1}
+
+
 async def test_what_is_live_again_before_the_grace_is_over_begins_anew(store: Store) -> None:
     await store.put(objects(1, 2))
     await store.sweep(live(1), epoch=1, now_ms=0, grace_ms=HOUR_MS)
