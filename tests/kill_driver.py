@@ -6,8 +6,8 @@ of life are no steps: they come by time, and not by what the build does.
 
 `python -m tests.kill_driver` prints a port of this host. A connection to it sends the line
 "STEP NOW_MS COMMAND FOLDER", upon which a fork builds in that folder, or rolls readers back by one generation, or
-unpins; it gets a line that says how this ended: 0, 1, or -9 if it was killed. Step 0 never comes. Forks, because a fresh
-interpreter takes longer than the build.
+unpins; it gets a line that says how this ended: 0, 1, or -9 if it was killed. Step 0 never comes. Forks, because a
+fresh interpreter takes longer than the build.
 """
 
 import asyncio
