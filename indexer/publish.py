@@ -327,8 +327,9 @@ class Publisher:
 
     def _is_root_of(self, generation: Generation) -> bool:
         """Whether a generation shows what was compiled, and its root is in the store."""
-        same = _under_the_name_of(generation, self._compiled_root()).digest == generation.digest
-        return same and self._has(generation.digest)
+        if generation.clock != self._mirror.clock or not self._has(generation.digest):
+            return False
+        return _under_the_name_of(generation, self._compiled_root()).digest == generation.digest
 
     def _compiled_root(self) -> Root:
         """What was compiled, without a name yet."""

@@ -4,9 +4,10 @@ A step is a touch of the outside world: before and after every call of the store
 objects of a put, before and after every commit to the registry and to the store. Their names go to FOLDER/steps. Signs
 of life are no steps: they come by time, and not by what the build does.
 
-`python -m tests.kill_driver` prints a port of this host. A connection to it sends the line "STEP NOW_MS FOLDER", upon
-which a fork builds in that folder, and gets a line that says how this ended: 0, 1, or -9 if it was killed. Step 0 never
-comes. Forks, because a fresh interpreter takes longer than the build.
+`python -m tests.kill_driver` prints a port of this host. A connection to it sends the line
+"STEP NOW_MS COMMAND FOLDER", upon which a fork builds in that folder, or rolls readers back by one generation, or
+unpins; it gets a line that says how this ended: 0, 1, or -9 if it was killed. Step 0 never comes. Forks, because a
+fresh interpreter takes longer than the build.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from tempfile import TemporaryDirectory
 import aiosqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from indexer import history
 from indexer.build import build
 from indexer.registry import Registry
 from indexer.source import CustomerDetails, Pulled
@@ -41,8 +43,25 @@ SETTINGS = Settings(store=StoreSettings(keep_generations=KEPT), indexer=IndexerS
 Step = Callable[[str], None]
 
 
-async def run(deadly: int, now_ms: int, folder: Path) -> None:
-    """Builds once; does not return from the step of this number."""
+async def build_once(parts: Parts) -> None:
+    await build(parts)
+
+
+async def roll_back(parts: Parts) -> None:
+    wanted = await history.roll_back(parts.registry, parts.store, None, "test", "killed")
+    assert await history.come_true(parts, lambda served: served.is_tree_of(wanted.generation)) is not None
+
+
+async def unpin(parts: Parts) -> None:
+    _, clock = await history.unpin(parts.registry, parts.store, "test", "killed")
+    assert await history.come_true(parts, lambda served: served.clock >= clock) is not None
+
+
+COMMANDS = {"build": build_once, "rollback": roll_back, "unpin": unpin}
+
+
+async def run(deadly: int, now_ms: int, command: str, folder: Path) -> None:
+    """Runs a command once; does not return from the step of this number."""
     with (folder / "steps").open("w", buffering=1) as names:
         taken = 0
 
@@ -59,7 +78,7 @@ async def run(deadly: int, now_ms: int, folder: Path) -> None:
         registry.step = store.step = source.step = step
         try:
             await registry.open()
-            await build(Parts(SETTINGS, clock, registry, store, source))
+            await COMMANDS[command](Parts(SETTINGS, clock, registry, store, source))
         finally:
             await source.close()
             await store.close()
@@ -176,9 +195,9 @@ def answer(connection: socket.socket) -> None:
     """Builds once, in a fork, and says how that ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with connection.makefile("rw") as lines:
-        deadly, now_ms, folder = lines.readline().rstrip("\n").split(" ", 2)
+        deadly, now_ms, command, folder = lines.readline().rstrip("\n").split(" ", 3)
         if (child := os.fork()) == 0:
-            asyncio.run(run(int(deadly), int(now_ms), Path(folder)))
+            asyncio.run(run(int(deadly), int(now_ms), command, Path(folder)))
             os._exit(0)
         lines.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n")
 
@@ -187,5 +206,5 @@ if __name__ == "__main__":
     logging.disable()  # a build is as loud as its first failing query
     configure(LogSettings())
     with TemporaryDirectory() as elsewhere:  # one build before the first fork: imports all there is, leaves no thread
-        asyncio.run(run(0, 0, Path(elsewhere)))
+        asyncio.run(run(0, 0, "build", Path(elsewhere)))
     serve()

@@ -72,11 +72,11 @@ class Builders:
         self._port = port
         self._free = asyncio.Semaphore(AT_ONCE)
 
-    async def build(self, folder: Path, now_ms: int, deadly: int = 0) -> int:
-        """Builds in a folder and dies at a step; how that ended."""
+    async def build(self, folder: Path, now_ms: int, deadly: int = 0, *, command: str = "build") -> int:
+        """Builds in a folder, or does something else there, and dies at a step; how that ended."""
         async with self._free, asyncio.timeout(DEADLINE_S):
             answer, request = await asyncio.open_connection("127.0.0.1", self._port)
-            request.write(f"{deadly} {now_ms} {folder}\n".encode())
+            request.write(f"{deadly} {now_ms} {command} {folder}\n".encode())
             ended = int(await answer.readline())
             request.close()
             await request.wait_closed()
@@ -153,6 +153,83 @@ async def test_whatever_step_a_build_is_killed_at_the_next_start_publishes_a_who
     died = await asyncio.gather(*(die(at) for at in range(1, len(steps) + 1)), return_exceptions=True)
     failed = [f"{at}, {steps[at - 1]}: {error!r:.500}" for at, error in enumerate(died, start=1) if error is not None]
     assert failed == []
+
+
+async def to_roll_back(folder: Path, builders: Builders) -> int:
+    """Generations that differ, to the last but one of which readers are to go back."""
+    return await later(folder, builders)
+
+
+async def to_unpin(folder: Path, builders: Builders) -> int:
+    """Readers were sent back, and two generations wait behind the pin."""
+    now_ms = await later(folder, builders)
+    assert await builders.build(folder, now_ms, command="rollback") == 0
+    assert await builders.build(folder, now_ms) == 0
+    return now_ms + HOUR_MS
+
+
+@pytest.mark.parametrize("command, begin", [("rollback", to_roll_back), ("unpin", to_unpin)])
+async def test_whatever_step_a_wish_is_killed_at_the_next_leader_makes_it_come_true(
+    command: str, begin: Callable[[Path, Builders], Awaitable[int]], builders: Builders, tmp_path: Path
+) -> None:
+    """Or it was never made: readers see what the registry says that they are to see, and the wish and its reason go
+    together.
+    """
+    prepared = tmp_path / "prepared"
+    prepared.mkdir()
+    now_ms = await begin(prepared, builders)
+    before = await shown(prepared)
+    undisturbed = shutil.copytree(prepared, tmp_path / "undisturbed")
+    assert await builders.build(undisturbed, now_ms, command=command) == 0
+    steps = (undisturbed / "steps").read_text().splitlines()
+    wished = await shown(undisturbed)
+    assert wished.pin != before.pin
+    assert wished.decisions == before.decisions + 1
+    print(f"{command}: {len(steps)} steps")
+
+    async def die(at: int) -> None:
+        folder = shutil.copytree(prepared, tmp_path / f"{at}")
+        assert await builders.build(folder, now_ms, at, command=command) == -signal.SIGKILL
+        dead = await shown(shutil.copytree(folder, tmp_path / f"{at} dead"))
+        assert dead.tree in (before.tree, wished.tree)
+        assert (dead.pin, dead.decisions) in ((before.pin, before.decisions), (wished.pin, wished.decisions))
+        assert await builders.build(folder, now_ms) == 0
+        alive = await shown(folder)
+        assert (alive.pin, alive.decisions) == (dead.pin, dead.decisions)
+        assert alive.number >= dead.number
+        if alive.pin is not None:
+            assert alive.tree == (wished if command == "rollback" else before).tree
+        shutil.rmtree(folder)
+        shutil.rmtree(tmp_path / f"{at} dead")
+
+    died = await asyncio.gather(*(die(at) for at in range(1, len(steps) + 1)), return_exceptions=True)
+    failed = [f"{at}, {steps[at - 1]}: {error!r:.500}" for at, error in enumerate(died, start=1) if error is not None]
+    assert failed == []
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What readers of a folder see: the number, all that the root says but for its names; and what was wished."""
+
+    number: int
+    tree: object
+    pin: int | None
+    decisions: int
+
+
+async def shown(folder: Path) -> Shown:
+    """Reads a folder, whose published tree must be whole."""
+    with closing(sqlite3.connect(folder / "registry.db")) as registry:
+        (pin,) = registry.execute("SELECT pinned FROM state").fetchone()
+        (decisions,) = registry.execute("SELECT count(*) FROM decision").fetchone()
+    async with store_of(folder) as store:
+        pointer = await store.pointer()
+        assert pointer is not None
+        assert (await check(store)).problems == []
+        root = (await load(store)).root
+    return Shown(
+        pointer.generation, replace(root, epoch=0, generation=0, published_at_ms=0, parent=None), pin, decisions
+    )
 
 
 async def compare(dead: Seen, folder: Path, wanted: Seen) -> None:

@@ -1,7 +1,7 @@
 """`serve`, for a moment: over a registry on a file and a store in memory, driven by what it publishes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
+from indexer import history
 from indexer.catalog_body import read_catalog
 from indexer.metrics import Metrics
 from indexer.publication import Publication
@@ -374,6 +375,78 @@ async def test_many_writes_at_once_do_not_cost_the_lead(tmp_path: Path) -> None:
             assert {status for status, _, _ in answers} == {201}
             assert (leader.role.leading, leader.role.epoch, follower.role.leading) == (True, epoch, False)
             await leader.until(lambda i: len(i.catalogs) == 150)
+
+
+class TestWhatReadersSee:
+    async def test_is_rolled_back_held_and_released_while_everything_serves(self, tmp_path: Path) -> None:
+        async with serving(tmp_path) as it:
+            for title in ("a", "b"):
+                await it.add(title, COURSES)
+                await it.until(served(title))
+            before = await it.until(lambda _: True)
+            oldest = (await history.look(it.registry, it.store, 100)).entries[-1].generation.generation
+            await history.roll_back(it.registry, it.store, oldest, "test", "why not")
+            index = await it.until(lambda index: index.root.generation > before.root.generation)
+            assert not index.catalogs.keys() >= before.catalogs.keys()
+            status, _, headers = await it.ask("POST", "enterprise-catalogs/", catalog_body("c", COURSES))
+            assert (status, headers["X-Catalog-Published"], headers["X-Catalog-Pinned"]) == (
+                201,
+                "pending",
+                f"{oldest}",
+            )
+            assert uuid_of("catalog c") not in (await it.until(lambda _: True)).catalogs
+            await history.unpin(it.registry, it.store, "test", "why not")
+            index = await it.until(served("c"))
+            assert set(index.catalogs) == {uuid_of(f"catalog {title}") for title in "abc"}
+
+    async def test_is_looked_after(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By the leader, without anybody's asking: what is deleted is there again, and the pointer has not moved."""
+        monkeypatch.setattr("indexer.patrol.ROUND_S", 0.05)
+        async with serving(tmp_path) as it:
+            await it.add("a", COURSES)
+            await it.until(served("a"))
+            pointer = await it.store.pointer()
+            assert pointer is not None
+            data = it.store.objects.pop(pointer.digest)
+
+            async def healed() -> bool:
+                return it.metrics.registry.get_sample_value("catalog_indexer_objects_healed_total") == 1
+
+            await self.until(healed)
+            assert it.store.objects[pointer.digest] == data
+            assert await it.store.pointer() == pointer
+
+    async def test_that_is_lost_behind_a_pin_is_a_problem_of_health(self, tmp_path: Path) -> None:
+        async with serving(tmp_path) as it:
+
+            async def problem() -> str:
+                async with it.client.get("/health") as response:
+                    return (await response.json())["problem"] or ""
+
+            async def lost() -> bool:
+                return "generation 1 is pinned, and objects of its tree are lost" in await problem()
+
+            async def mended() -> bool:
+                return not await problem()
+
+            for title in ("a", "b"):
+                await it.add(title, COURSES)
+                await it.until(served(title))
+            await history.roll_back(it.registry, it.store, 1, "test", "why not")
+            number = (await it.until(lambda index: len(index.catalogs) < 2)).root.generation
+            it.store.objects.clear()
+            await it.store.reset(None)
+            await self.until(lost)
+            await history.unpin(it.registry, it.store, "test", "it is lost")
+            assert (await it.until(served("b"))).root.generation > number
+            await self.until(mended)
+
+    async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
+        async with asyncio.timeout(LONG_S):
+            while True:
+                if await condition():
+                    return
+                await asyncio.sleep(0.01)
 
 
 class TestComparing:
