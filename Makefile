@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-databases test-browser test-clients bench bench-full bench-compare lint format check lock clean
+.PHONY: help run test test-databases test-browser test-clients soak bench bench-full bench-compare lint format check lock clean
 
 help:
 	@echo 'make run     start the demo: an indexer and a sidecar on loopback, until Ctrl-C'
@@ -18,6 +18,8 @@ help:
 	@echo '             ask from a web page of another origin, in Chromium, which must be installed'
 	@echo 'make test-clients'
 	@echo '             run the published client of the LMS (edx-enterprise) against a sidecar and an indexer'
+	@echo 'make soak    ten minutes of traffic through one fault after another, every answer judged;'
+	@echo '             SOAK_MINUTES=1 is shorter, SOAK_ARGS="--seed 7 --json FILE", or --help, says more'
 	@echo 'make bench   measure everything once, short; needs nginx, wrk, redis-server and two cores'
 	@echo 'make bench-full'
 	@echo '             measure it as benchmarks/README.md wants it believed'
@@ -56,6 +58,10 @@ $(CLIENTS)/locked: tests/clients/requirements.lock
 	@$(CLIENTS)/bin/python -m pip -qq --disable-pip-version-check --no-input install --require-hashes \
 		--requirement tests/clients/requirements.lock
 	@touch $@
+
+SOAK_MINUTES ?= 10
+soak: $(VENV)/installed
+	@$(BIN)/python -m tests.soak --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
 
 bench: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.suite $(BENCH_ARGS)
