@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-databases test-browser test-clients test-alerts bench bench-full bench-compare lint format check lock clean
+.PHONY: help run test test-databases test-browser test-clients test-alerts soak bench bench-full bench-compare
+.PHONY: lint format check lock clean
 
 help:
 	@echo 'make run     start the demo: an indexer and a sidecar on loopback, until Ctrl-C'
@@ -20,6 +21,8 @@ help:
 	@echo '             run the published client of the LMS (edx-enterprise) against a sidecar and an indexer'
 	@echo 'make test-alerts'
 	@echo '             check the alerts of deploy/, and that each fires when it should; needs promtool (Prometheus)'
+	@echo 'make soak    ten minutes of traffic through one fault after another, every answer judged;'
+	@echo '             SOAK_MINUTES=1 is shorter, SOAK_ARGS="--seed 7 --json FILE", or --help, says more'
 	@echo 'make bench   measure everything once, short; needs nginx, wrk, redis-server and two cores'
 	@echo 'make bench-full'
 	@echo '             measure it as benchmarks/README.md wants it believed'
@@ -63,6 +66,10 @@ test-alerts:
 	@command -v promtool >/dev/null || { echo 'promtool is missing: it comes with Prometheus' >&2; exit 1; }
 	@promtool check rules deploy/alerts.yml
 	@promtool test rules deploy/alerts_test.yml
+
+SOAK_MINUTES ?= 10
+soak: $(VENV)/installed
+	@$(BIN)/python -m tests.soak --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
 
 bench: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.suite $(BENCH_ARGS)

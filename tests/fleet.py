@@ -174,8 +174,12 @@ async def fleet(
     sidecars: int = 1,
     store_url: str | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    own_settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> AsyncIterator[Fleet]:
-    """A fleet that runs; in the end every process stops in order, and the published tree is whole."""
+    """A fleet that runs; in the end every process stops in order, and the published tree is whole.
+
+    `settings` are everybody's, by section; `own_settings` those of one process, by its name, in its own section.
+    """
     made = Fleet(f"sqlite+aiosqlite:///{folder}/registry.db", store_url or f"sqlite:///{folder}/store.db")
     ports = _free_ports(indexers + sidecars)
     common: Sections = {
@@ -191,7 +195,7 @@ async def fleet(
 
         def process(package: str, name: str, port: int, **own: Any) -> Process:
             sections = {section: dict(values) for section, values in common.items()}
-            sections[package] |= {"port": port, **own}
+            sections[package] |= {"port": port, **own, **(own_settings or {}).get(name, {})}
             return Process(package, folder, name, sections, session)
 
         try:
