@@ -8,7 +8,7 @@ import secrets
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,6 +52,16 @@ class Child:
     ready: bool = False
     told: dict[str, page.Family] = field(default_factory=dict)
     asked: dict[int, asyncio.Future[None]] = field(default_factory=dict)
+
+
+def oldest_answered(children: Mapping[int, Child], serving: Collection[int]) -> tuple[int, int]:
+    """The oldest state that anybody is answered from; `serving` are the workers that have a slot.
+
+    A worker that gave its slot away answers on over the connections that it has, until it has said its last: a write
+    that did not wait for it could not be read back there.
+    """
+    answering = [child for id, child in children.items() if id in serving or (child.ready and not child.channel.ended)]
+    return min((child.serves for child in answering), default=NOTHING)
 
 
 class Supervisor:
@@ -250,7 +260,7 @@ class Supervisor:
         return [child for id in self._plan.serving if (child := self._children.get(id)) is not None]
 
     def _tell_state(self) -> None:
-        running, least = len(self._serving()), self._least()
+        running, least = len(self._serving()), oldest_answered(self._children, self._plan.serving)
         for child in self._children.values():
             child.channel.send("state", running=running, least=least)
 

@@ -2,7 +2,7 @@
 
 The content is made so that every answer tells what it was made of. Each of the ORGS has, in version n of the content:
 
-    <org>+base0 … +base3    courses of every version, with one run each: the anchors; their titles say "v<n>"
+    <org>+base0 … +base11   courses of every version, with one run each: the anchors; their titles say "v<n>"
     <org>+v<n>              a course, with one run, of this version alone: the marker
     <org>+odd               a course, with one run, of odd versions: it goes and comes back
 
@@ -21,7 +21,7 @@ ORGS: Final = tuple(f"Org{n}" for n in range(6))
 """Each has one query, which a catalog that nobody changes keeps wanted: whoever moves there has content at once."""
 FRESH_ORGS: Final = tuple(f"New{n}" for n in range(3))
 """Their catalogs get filters that nobody has asked for before, so that content has to be pulled first."""
-ANCHORS: Final = 4
+ANCHORS: Final = 12
 HOLDERS: Final = "Holders"
 CUSTOMERS: Final = (HOLDERS, *(f"Movers{n}" for n in range(4)), "Newcomers")
 
