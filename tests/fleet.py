@@ -54,21 +54,24 @@ class Process:
 
     async def start(self) -> None:
         """Starts it, and waits until it answers at all."""
-        config = self.folder / f"{self.name}.toml"
         lines = []
         for section, values in self.sections.items():
             lines += [f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in values.items())]
-        config.write_text("\n".join(lines))
+        self.config.write_text("\n".join(lines))
         environ = {name: value for name, value in os.environ.items() if not name.startswith("CATALOG_")}
         module = [self.package] if not self.ahead_s else ["tests.shifted", str(self.ahead_s), self.package]
         with self.log.open("ab") as out:
             self.running = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", *module, "serve", "--config", str(config)),
+                *(sys.executable, "-m", *module, "serve", "--config", str(self.config)),
                 stdout=out,
                 stderr=out,
                 env=environ,
             )
         await self.until(self._answers)
+
+    @property
+    def config(self) -> Path:
+        return self.folder / f"{self.name}.toml"
 
     @property
     def log(self) -> Path:

@@ -41,7 +41,7 @@ CONTENT_EVERY_S: Final = 1.5
 CLOSED_AFTER_S: Final = 45.0
 ENDED_WITHIN_S: Final = 90.0
 PRINTED: Final = 20
-ENDED: Final = ("passed", "failed", "abandoned")
+ENDED: Final = ("passed", "failed", "quarantined", "abandoned")
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class Soak:
         doors += [Door(n, path=one.sections["sidecar"]["socket"]) for n, one in enumerate(it.sidecars)]
         traffic = Traffic(doors, self.judge, self.tally, random.Random(self.seed + 1), now_s, floors)
         writes = Writes(traffic, corpus, lambda task: pull_of(it, task))
-        faults = Faults(it, redis, self.tally, self.judge, rng, now_s, floors, self._say)
+        faults = Faults(it, redis, self.tally, self.judge, rng, now_s, floors, self._say, writes.nothing_found)
         await writes.begin()
         await it.settle()
         stop, stop_reading = asyncio.Event(), asyncio.Event()

@@ -10,17 +10,20 @@ import os
 import random
 import re
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import aiohttp
 
+from indexer.check import check
 from tests.fleet import LEASE_S, Fleet, Process
 from tests.redis_server import RedisServer
 from tests.soak.judge import Judge
+from tests.soak.model import ORGS
 from tests.soak.tally import Clock, Tally
 
 WELL_WITHIN_S: Final = 75.0
@@ -42,6 +45,8 @@ class Faults:
     now_s: Clock
     floors: list[int]
     say: Callable[[str], None]
+    nothing_found: Callable[[], AbstractContextManager[None]]
+    """While within, the source answers in full, and finds nothing of what is served."""
     failed: list[str] = field(default_factory=list)
     """What did not come back."""
 
@@ -60,6 +65,8 @@ class Faults:
             self.objects_damaged,
             self.copy_full,
             self.registry_full,
+            self.source_empty,
+            self.readers_pinned,
         ]
 
     async def run(self, until_s: float) -> None:
@@ -155,15 +162,34 @@ class Faults:
             await self._well()
 
     async def objects_damaged(self) -> None:
-        """Some are deleted, one has a bit flipped; a leader that begins makes them whole."""
+        """Some are deleted, one has a bit flipped; whoever leads notices, and makes them whole."""
         with self.tally.fault("objects of the store were damaged", self.now_s, documents=self._sidecars()):
             await asyncio.to_thread(self._damage)
-            await asyncio.sleep(self.rng.uniform(0.5, 3.0))
-            leader = await self.fleet.leader()
-            with self.tally.fault("its indexer was killed", self.now_s, write=self._behind(leader)):
-                await leader.end(signal.SIGKILL)
-                await leader.start()
-                await self._well()
+            if not await self._comes(self._is_whole, WELL_WITHIN_S):
+                self._fail("the published tree was not made whole", self.fleet.indexers)
+            await self._well()
+
+    async def source_empty(self) -> None:
+        """Explains no failure at all: what it finds is held back, and what is served goes on being served."""
+        with self.tally.fault("the source found nothing", self.now_s):
+            with self.nothing_found():
+
+                async def held_back() -> bool:
+                    return bool((await (await self.fleet.leader()).health())["quarantined"] >= len(ORGS))
+
+                if not await self._comes(held_back, WELL_WITHIN_S):
+                    self._fail("what the source found was not held back", self.fleet.indexers)
+            # Looked at again in five minutes by itself; whoever asks need not wait.
+            await self._command("refresh")
+            await self._well()
+
+    async def readers_pinned(self) -> None:
+        """Explains no failure at all: writes are pending, and shown once the pin is gone."""
+        with self.tally.fault("readers were pinned", self.now_s):
+            await self._command("pin", "--why", "soak")
+            await asyncio.sleep(self.rng.uniform(1.0, 6.0))
+            await self._command("unpin", "--why", "soak")
+            await self._well()
 
     async def copy_full(self) -> None:
         """Explains no failure at all: answers come from memory and the store."""
@@ -190,6 +216,24 @@ class Faults:
             await asyncio.sleep(self.rng.uniform(0.0, 2.0))
             await asyncio.to_thread(self.redis.start)
             await self._well()
+
+    async def _is_whole(self) -> bool:
+        store = self.fleet.store()
+        try:
+            return not (await check(store)).problems
+        finally:
+            await store.close()
+
+    async def _command(self, *words: str) -> None:
+        config = self.fleet.indexers[0].config
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "indexer", *words, "--config", str(config)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said_, _ = await process.communicate()
+        if process.returncode:
+            self._fail(f"{' '.join(words)}: {said_.decode()}", self.fleet.indexers)
 
     def _damage(self) -> None:
         keys = sorted(self.redis.admin.scan_iter(OBJECTS, count=1000))

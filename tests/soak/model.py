@@ -11,7 +11,7 @@ which write made it: "m3 w17". Nothing here imports the compiler, the evaluator 
 judged with it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,12 +45,10 @@ def has(org: str, version: int, key: str) -> bool:
     return name.startswith("base") or name == f"v{version}" or (name == "odd" and version % 2 == 1)
 
 
-def corpus(version: int) -> Json:
-    """All content of a version, as a corpus file has it."""
+def corpus(version: int, orgs: Iterable[str] = (*ORGS, *FRESH_ORGS)) -> Json:
+    """All content of a version, as a corpus file has it; or that of some organisations."""
     courses = [
-        course(key, run(runs_key(key)), title=f"{key} v{version}")
-        for org in (*ORGS, *FRESH_ORGS)
-        for key in courses_of(org, version)
+        course(key, run(runs_key(key)), title=f"{key} v{version}") for org in orgs for key in courses_of(org, version)
     ]
     customers = [customer(name) for name in CUSTOMERS]
     return {"courses": courses, "programs": [], "pathways": [], "reviews": [], "customers": customers}

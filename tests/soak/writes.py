@@ -10,7 +10,8 @@ import os
 import random
 import time
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -69,6 +70,8 @@ class Writes:
     slots: list[Slot] = field(default_factory=list)
     tasks: dict[str, str] = field(default_factory=dict)
     """Every pull that was promised, by task, and its organisation."""
+    is_empty: bool = False
+    """Whether the source finds nothing of what everybody serves."""
     numbers: int = 0
     under_way: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -99,12 +102,26 @@ class Writes:
         self.slots += [self._newcomer() for _ in range(NEWCOMERS)]
 
     def write_content(self) -> None:
-        """Replaces the content by its next version, in one step."""
+        """Replaces the content by its next version, in one step; not while there is none."""
+        if self.is_empty:
+            return
         version = len(self.traffic.versions_ms)
         for org in (*ORGS, *FRESH_ORGS):
             self.judge.contents[org].step(self.judge.newest)
         put_content(self.corpus, version)
         self.traffic.versions_ms.append(round(time.time() * 1000))
+
+    @contextmanager
+    def nothing_found(self) -> Iterator[None]:
+        """Has the source find nothing of the organisations that have content: an answer in full, and a wrong one."""
+        self.is_empty = True
+        version = len(self.traffic.versions_ms) - 1
+        put(self.corpus, corpus(version, FRESH_ORGS))
+        try:
+            yield
+        finally:
+            self.is_empty = False
+            self.write_content()
 
     async def run(self, per_s: float, stop: asyncio.Event) -> None:
         """Writes so often a second, and asks for a pull for every fourth of them, until it is told to stop."""
@@ -315,9 +332,14 @@ class Writes:
 
 
 def put_content(path: Path, version: int) -> None:
-    """Has a corpus file say what this version of the content has; whoever reads it sees all of it or nothing."""
+    """Has a corpus file say what this version of the content has."""
+    put(path, corpus(version))
+
+
+def put(path: Path, content: Json) -> None:
+    """Has a corpus file say this; whoever reads it sees all of it or nothing."""
     made = path.with_suffix(".new")
-    made.write_text(json.dumps(corpus(version)))
+    made.write_text(json.dumps(content))
     os.replace(made, path)
 
 
