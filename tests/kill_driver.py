@@ -103,7 +103,7 @@ class MortalRegistry(Registry):
     @asynccontextmanager
     async def plain(self) -> AsyncIterator[AsyncConnection]:
         task = asyncio.current_task()
-        alive = "keep" in getattr(task and task.get_coro(), "__qualname__", "")
+        alive = getattr(task and task.get_coro(), "__qualname__", "") == "renew"
         async with super().plain() as connection:
             yield connection
             if not alive:

@@ -2,6 +2,7 @@
 tokens: what is between them fails.
 """
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
@@ -82,10 +83,12 @@ async def test_a_forwarded_write_is_answered_in_time_with_what_is_known_of_it(
     async with TestClient(TestServer(app)) as client:
         harm.on(indexer)
         async with within(DEADLINES.answer_s), client.patch(ONE, json={"title": "b"}) as response:
-            status, body = response.status, await response.json()
+            status, text = response.status, await response.read()
         indexer.clear()
         if not harm.flips:
-            # A flipped body is a body: it may be another title. Whoever minds gives the indexer TLS.
+            # A flipped body is a body: it may be another title, or no question at all. Whoever minds gives the indexer
+            # TLS.
+            body = json.loads(text)
             if status == 200:
                 assert (body["title"], await title()) == ("b", "b")
             else:
