@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -312,21 +313,36 @@ databases: Final = Databases(os.environ.get(VARIABLE))
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the tests on the named server, or on both, one after the other; how many of the runs failed."""
+    """Runs the tests on the named server, or on both at once; how many of the runs failed."""
     names = [arguments[0]] if arguments and arguments[0] in SERVERS else list(SERVERS)
     more = arguments[1:] if arguments and arguments[0] in SERVERS else arguments
+    tests = [] if any(word.startswith("tests/") for word in more) else TESTS
     failed = 0
-    for name in names:
-        print(f"The registry's tests, on {name}:", flush=True)
-        server = SERVERS[name]()
-        server.start()
-        tests = [] if any(word.startswith("tests/") for word in more) else TESTS
-        run = subprocess.run(
-            [sys.executable, "-m", "pytest", *tests, *more], env={**os.environ, VARIABLE: server.url}, check=False
-        )
-        failed += run.returncode != 0
-        server.remove()
+    servers = {name: SERVERS[name]() for name in names}
+    try:
+        for server in servers.values():
+            server.start()
+        with ThreadPoolExecutor() as both:
+            runs = {name: both.submit(_run, server.url, [*tests, *more]) for name, server in servers.items()}
+            for name, run in runs.items():
+                told = run.result()
+                print(f"The registry's tests, on {name}:\n{told.stdout}", flush=True)
+                failed += told.returncode != 0
+    finally:
+        for server in servers.values():
+            server.remove()
     return failed
+
+
+def _run(url: str, words: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *words],
+        env={**os.environ, VARIABLE: url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
 
 
 if __name__ == "__main__":

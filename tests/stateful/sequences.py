@@ -10,7 +10,7 @@ ENOUGH_TO_TELL = 500
 
 half = settings(
     max_examples=int(os.environ.get("SEQUENCES", "2000")) // 2,
-    stateful_step_count=20,
+    stateful_step_count=16,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
