@@ -162,6 +162,31 @@ class TestAPull:
         assert held is not None
         assert held.state is State.HELD
 
+    async def test_that_finds_anything_where_nothing_was_approved_is_held_again(self, here: World) -> None:
+        source_of(here).courses = []
+        assert await here.pull() == [False]
+        async with here.registry.plain() as connection:
+            await quarantine.decide(connection, HASH, State.APPROVED)
+        source_of(here).courses = made(10, "Another")
+        assert await here.pull() == [False]
+        held = await refused(here)
+        assert held is not None
+        assert (held.state, held.why) == (
+            State.HELD,
+            "swapped: 10 members before, 10 now, 10 lost (100%), 10 gained",
+        )
+
+    async def test_that_is_held_again_tells_what_of_the_served_one_would_be_lost(self, here: World) -> None:
+        source_of(here).courses = made(5)
+        assert await here.pull() == [False]
+        async with here.registry.plain() as connection:
+            await quarantine.decide(connection, HASH, State.APPROVED)
+        source_of(here).courses = made(1)
+        assert await here.pull() == [False]
+        held = await refused(here)
+        assert held is not None
+        assert held.why == "shrunk: 10 members before, 1 now, 9 lost (90%), 0 gained"
+
     async def test_that_finds_what_is_served_passes_whatever_was_approved(self, here: World) -> None:
         source_of(here).courses = []
         await here.pull()
