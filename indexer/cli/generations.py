@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from indexer import history
-from indexer.cli.running import Refused, config_option, settings_of, who, with_parts, with_published
+from indexer.cli.running import config_option, settings_of, who, why_option, with_parts, with_published
 from indexer.diff import Changed, ChangedQuery, Diff, Keys, Named
 from indexer.diff import diff as compare
 from indexer.history import Entry, History
@@ -24,13 +24,6 @@ from sidecar.store import Store
 KEYS_SHOWN: Final = 5
 
 
-def _stripped(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if not value.strip():
-        raise Refused("--why is empty: say why, for whoever reads `catalog-indexer generations` later")
-    return value.strip()
-
-
-why_option = click.option("--why", required=True, callback=_stripped, help="The reason, which is recorded.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 
 
