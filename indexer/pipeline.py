@@ -113,6 +113,9 @@ class Pipeline:
         async with self._registry.write(epoch) as tx:
             refused, is_new = await quarantine.refuse(tx, task, target.hash, objections, _found(pulled))
             await pulls.fail(tx, task, target.hash, f"quarantined: {refused.why}", PullState.QUARANTINED)
+            if refused.state is quarantine.State.APPROVED:
+                # Since this pull has looked. Whoever approved it was promised a pull, and got this one.
+                await pulls.request(tx.connection, target.hash, tx.now_ms)
         self._metrics.pulls.labels("quarantined").inc()
         for objection in objections:
             self._metrics.refused_results.labels(objection.rule.value).inc()

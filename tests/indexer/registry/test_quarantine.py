@@ -109,6 +109,14 @@ class TestRefusing:
                     await quarantine.decide(tx.connection, HASH, State.REJECTED)
         assert states == [State.HELD, State.REJECTED, State.HELD]
 
+    async def test_of_what_was_approved_in_the_moment_before_leaves_it_approved(self, here: World) -> None:
+        found = Found({"a": ContentType.COURSE})
+        for expected in (State.HELD, State.APPROVED):
+            async with here.registry.write() as tx:
+                new, _ = await quarantine.refuse(tx, "1" * 36, HASH, [EMPTIED], found)
+                assert new.state is expected
+                await quarantine.decide(tx.connection, HASH, State.APPROVED)
+
 
 class TestALimitOfItsOwn:
     async def test_takes_the_place_of_the_usual_one(self, here: World) -> None:
