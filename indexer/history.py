@@ -14,7 +14,7 @@ from indexer import tree
 from indexer.build import while_leading
 from indexer.leadership import AnotherLeads, Leadership
 from indexer.publish import Publisher, pointer_of, render_again
-from indexer.registry import Registry, decisions, generations, lead
+from indexer.registry import Registry, decisions, generations, lead, take_turn
 from indexer.registry.decisions import Action, Decision
 from indexer.registry.generations import Generation, Standing
 from indexer.wiring import Parts
@@ -166,6 +166,7 @@ async def unpin(registry: Registry, store: Store, who: str, why: str) -> tuple[i
     """
     await store.pointer()  # Whoever unpins expects to see it happen.
     async with registry.plain() as connection:
+        await take_turn(connection)
         number = await generations.pin(connection)
         if number is None:
             raise NothingToDo("no generation is pinned")
@@ -257,13 +258,15 @@ async def _wanted(registry: Registry, served: Generation | None, number: int | N
 
 async def _pin(registry: Registry, served: Generation, who: str, why: str, *, certain: bool) -> None:
     async with registry.plain() as connection:
+        # First: whoever is about to publish gives its number before this, and is seen below, or after it, and sees the
+        # pin; and so does whoever else wishes something.
+        await take_turn(connection)
         standing = await generations.standing(connection)
         if standing.pin is not None:
             raise NothingToDo(f"generation {standing.pin} is pinned already")
-        # First: whoever is about to publish gives its number before this, and is seen below, or after it, and sees it.
-        await generations.set_pin(connection, served.generation)
-        if certain and _is_under_way(await generations.standing(connection), served):
+        if certain and _is_under_way(standing, served):
             raise _InFlight
+        await generations.set_pin(connection, served.generation)
         made = Decision(registry.time.now_ms(), Action.PIN, str(served.generation), who, why)
         await decisions.note(connection, made)
 
