@@ -303,7 +303,7 @@ class Publisher:
                 await generations.moved(connection, shown.generation)
 
     def _note_fallen_back(self, pointer: Pointer | None, standing: Standing) -> None:
-        """Raises an alarm, once, if the store shows less than readers could see: it will be made whole in a moment, and
+        """Raises an alarm, once, if the store shows less than readers could see: it is about to be made whole, and
         whatever has emptied it may do so again.
         """
         there = 0 if pointer is None else pointer.generation
@@ -311,7 +311,7 @@ class Publisher:
         if fell_to not in (None, self._fell_to):
             self._metrics.damage.labels("pointer").inc()
             log.error(
-                "the store has lost what was published: it was emptied, or is an older copy; it is written again",
+                "the store has lost what was published: it was emptied, or is an older copy",
                 shows=there or None,
                 published=None if standing.seen is None else standing.seen.generation,
             )
