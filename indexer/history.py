@@ -2,7 +2,7 @@
 
 A wish is one transaction in the registry, together with who wished it and why; the indexer that leads follows it within
 half a second, and whoever leads after it. Nothing else is needed for it to come true, and no process is asked. Where
-nobody leads, the command leads for as long as that takes.
+nobody leads, or the leader has died, the command leads for as long as that takes.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from indexer import tree
 from indexer.build import while_leading
 from indexer.leadership import AnotherLeads, Leadership
 from indexer.publish import Publisher, pointer_of, render_again
-from indexer.registry import Registry, decisions, generations, lead
+from indexer.registry import Registry, decisions, generations, lead, take_turn
 from indexer.registry.decisions import Action, Decision
 from indexer.registry.generations import Generation, Standing
 from indexer.wiring import Parts
@@ -24,6 +24,8 @@ from sidecar.store import Store
 
 WAIT_S: Final = 10.0
 LOOK_EVERY_S: Final = 0.1
+# A leader that gives no sign of life for a lease is dead; a little longer shows that it gives some.
+DEAD_LEASES: Final = 1.5
 # A publication that is under way ends within moments, if it is not one that somebody has died in.
 IN_FLIGHT_LOOKS: Final = 20
 DECISIONS: Final = 10
@@ -164,6 +166,7 @@ async def unpin(registry: Registry, store: Store, who: str, why: str) -> tuple[i
     """
     await store.pointer()  # Whoever unpins expects to see it happen.
     async with registry.plain() as connection:
+        await take_turn(connection)
         number = await generations.pin(connection)
         if number is None:
             raise NothingToDo("no generation is pinned")
@@ -172,37 +175,45 @@ async def unpin(registry: Registry, store: Store, who: str, why: str) -> tuple[i
         return number, await generations.clock(connection)
 
 
-async def come_true(parts: Parts, shows: Callable[[Generation], bool]) -> Generation | None:
+async def come_true(parts: Parts, shows: Callable[[Generation], bool], pin: int | None) -> Generation | None:
     """Waits until readers see a generation of which this is true, or leads until they do if nobody else leads.
 
-    Returns it; None if the leader has not come to it in time: then it will, or whoever leads next.
+    Returns it. None if the leader has not come to it in time, and is alive: then it will, or whoever leads next. None
+    also if this is not what is pinned any more: somebody has wished otherwise.
     """
     until_s = parts.clock.monotonic() + WAIT_S
     while True:
         served = await _served(parts.registry, parts.store)
         if served is not None and shows(served):
             return served
+        async with parts.registry.read() as connection:
+            if await generations.pin(connection) != pin:
+                return None
         if parts.clock.monotonic() >= until_s:
-            return None
-        if (await lead.observe(parts.registry)).holder is None:
+            # One that was killed leads until somebody else does.
+            if not await _lead(parts, patience=DEAD_LEASES):
+                return None
+        elif (await lead.observe(parts.registry)).holder is None:
             await _lead(parts)
         else:
             await parts.clock.sleep(LOOK_EVERY_S)
 
 
-async def _lead(parts: Parts) -> None:
+async def _lead(parts: Parts, patience: float = 0) -> bool:
+    """Carries out what is wished, as the leader; False if another one leads, and went on for so many leases."""
     publisher = Publisher(parts.registry, parts.store, parts.clock)
     await publisher.check()
     pointer = await pointer_of(parts.store)
     leadership = Leadership(parts.registry, parts.clock, parts.settings.indexer.lease_s)
     try:
-        epoch = await leadership.acquire(0 if pointer is None else pointer.epoch, patience=0)
+        epoch = await leadership.acquire(0 if pointer is None else pointer.epoch, patience=patience)
     except AnotherLeads:
-        return
+        return False
     try:
         await while_leading(leadership, epoch, _commit(parts, publisher, epoch))
     finally:
         await leadership.release(epoch)
+    return True
 
 
 async def _commit(parts: Parts, publisher: Publisher, epoch: int) -> None:
@@ -247,13 +258,15 @@ async def _wanted(registry: Registry, served: Generation | None, number: int | N
 
 async def _pin(registry: Registry, served: Generation, who: str, why: str, *, certain: bool) -> None:
     async with registry.plain() as connection:
+        # First: whoever is about to publish gives its number before this, and is seen below, or after it, and sees the
+        # pin; and so does whoever else wishes something.
+        await take_turn(connection)
         standing = await generations.standing(connection)
         if standing.pin is not None:
             raise NothingToDo(f"generation {standing.pin} is pinned already")
-        # First: whoever is about to publish gives its number before this, and is seen below, or after it, and sees it.
-        await generations.set_pin(connection, served.generation)
-        if certain and _is_under_way(await generations.standing(connection), served):
+        if certain and _is_under_way(standing, served):
             raise _InFlight
+        await generations.set_pin(connection, served.generation)
         made = Decision(registry.time.now_ms(), Action.PIN, str(served.generation), who, why)
         await decisions.note(connection, made)
 

@@ -57,11 +57,12 @@ class Metrics:
         )
         self.damage = Counter(
             "catalog_indexer_store_damage",
-            "Objects of the published tree that were found damaged, by what was wrong with them",
+            "Damage that was found in the store: objects of the published tree, missing or corrupt, and how often its "
+            "pointer was lost or fell back",
             ["kind"],
             registry=self.registry,
         )
-        for kind in ("missing", "corrupt"):
+        for kind in ("missing", "corrupt", "pointer"):
             self.damage.labels(kind)
         self.healed = Counter(
             "catalog_indexer_objects_healed",

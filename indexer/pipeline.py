@@ -18,7 +18,7 @@ from indexer.publish import Publisher
 from indexer.registry import Registry, Transaction, pulls, quarantine
 from indexer.registry.pulls import Target
 from indexer.source import Pulled, Source, SourceError, Unpullable
-from indexer.validators import Content, Found, Limits, Objection, validate
+from indexer.validators import Content, Found, Limits, Objection, is_like, validate
 from sidecar.clock import Clock
 from sidecar.contract.words import PullState
 from sidecar.errors import ContractError
@@ -107,14 +107,15 @@ class Pipeline:
             return []
         found = _found(pulled)
         objections = validate(served, found, limits)
-        if objections and approved is not None:
-            return validate(approved, found, limits)
-        return objections
+        return [] if approved is not None and is_like(approved, found, limits) else objections
 
     async def _refuse(self, task: str, target: Target, pulled: Pulled, objections: list[Objection], epoch: int) -> None:
         async with self._registry.write(epoch) as tx:
             refused, is_new = await quarantine.refuse(tx, task, target.hash, objections, _found(pulled))
             await pulls.fail(tx, task, target.hash, f"quarantined: {refused.why}", PullState.QUARANTINED)
+            if refused.state is quarantine.State.APPROVED:
+                # Since this pull has looked. Whoever approved it was promised a pull, and got this one.
+                await pulls.request(tx.connection, target.hash, tx.now_ms)
         self._metrics.pulls.labels("quarantined").inc()
         for objection in objections:
             self._metrics.refused_results.labels(objection.rule.value).inc()

@@ -78,6 +78,8 @@ class Publisher:
         self._written = (0, 0)
         self._pinned = Pinned(store)
         self._suspects = Damage()
+        # The number that the pointer was found at, below what was published, until it is put right; 0 for no pointer.
+        self._fell_to: int | None = None
         self._alarmed: Set[bytes] = frozenset()
         # What the registry's state at this clock did not bring back.
         self._incurable: tuple[int, Set[bytes]] = (-1, frozenset())
@@ -183,6 +185,7 @@ class Publisher:
             shown = await _shown(connection, pointer)
             damage = self._take_suspects()
             if anew:
+                self._note_fallen_back(pointer, standing)
                 damage.add(await self._look_at_all(pointer, standing))
             if anew or damage:
                 self._references = self._references - damage.all()
@@ -272,6 +275,7 @@ class Publisher:
             return new if shows is None else None
         moved = Pointer(root.epoch, root.generation, sealed.digest)
         await self._store.move(moved)  # This makes the generation visible; all that it needs is in the store by now.
+        self._fell_to = None
         self._settle(moved, sealed.digest)
         if shows is not None:
             # What was compiled has no root yet, and the tree that is shown is not its.
@@ -297,6 +301,21 @@ class Publisher:
         if shown is not None and not shown.moved:
             async with self._registry.plain() as connection:
                 await generations.moved(connection, shown.generation)
+
+    def _note_fallen_back(self, pointer: Pointer | None, standing: Standing) -> None:
+        """Raises an alarm, once, if the store shows less than readers could see: it is about to be made whole, and
+        whatever has emptied it may do so again.
+        """
+        there = 0 if pointer is None else pointer.generation
+        fell_to = None if standing.seen is None or there >= standing.seen.generation else there
+        if fell_to not in (None, self._fell_to):
+            self._metrics.damage.labels("pointer").inc()
+            log.error(
+                "the store has lost what was published: it was emptied, or is an older copy",
+                shows=there or None,
+                published=None if standing.seen is None else standing.seen.generation,
+            )
+        self._fell_to = fell_to
 
     async def _look_at_all(self, pointer: Pointer | None, standing: Standing) -> Damage:
         """Reads all that the store should have; `_references` is then what it does have."""

@@ -51,8 +51,9 @@ async def serve(parts: Parts, role: Role, publication: Publication, metrics: Met
         try:
             await _lead_once(parts, leadership, role, publication, metrics, adopt=adopt)
         except (StoreError, RegistryError) as error:
+            if str(error) != role.problem:
+                log.warning("cannot lead for now", reason=str(error))
             role.problem = str(error)
-            log.warning("cannot lead for now", reason=str(error))
             await asyncio.sleep(RETRY_S)
 
 
@@ -161,9 +162,11 @@ class _Leader:
             except (StoreError, RegistryError) as error:
                 if isinstance(error, Fenced | PointerConflict):
                     raise
-                self._role.problem = f"cannot publish: {error}"
+                problem = f"cannot publish: {error}"
+                if problem != self._role.problem:
+                    log.warning("not published yet", reason=str(error))
+                self._role.problem = problem
                 self._metrics.refused.labels("out of reach").inc()
-                log.warning("not published yet", reason=str(error))
                 await asyncio.sleep(RETRY_S)
                 continue
             self._role.problem = self._publisher.problem

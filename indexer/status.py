@@ -40,8 +40,8 @@ class Status:
     """The whole indexer as its registry knows it. `behind` is how many changes are not published yet.
 
     `customers_overdue`: how many customers' details are older than the freshness promise, or were never asked for.
-    `quarantined`: of how many queries a result is held back and waits for a person. `budget` is None where requests are
-    not limited.
+    `quarantined`: of how many queries a result is held back and waits for a person. `pinned`: the generation whose tree
+    readers are kept on, and `held` how many wait behind it. `budget` is None where requests are not limited.
     """
 
     status: str
@@ -54,6 +54,8 @@ class Status:
     budget: Budget | None
     customers_overdue: int
     quarantined: int
+    pinned: int | None
+    held: int
     queries: tuple[QueryStatus, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -71,12 +73,13 @@ async def status(registry: Registry, settings: Settings) -> Status:
     lease = await lead.observe(registry)
     async with registry.read() as connection:
         clock = await generations.clock(connection)
-        latest = await generations.latest(connection, moved=True)
+        standing = await generations.standing(connection)
         targets = await pulls.targets(connection)
         given_up = await pulls.given_up(connection)
         refused = await quarantine.all_refused(connection)
         now_ms = registry.time.now_ms()
         overdue = len(await pulls.customers_due(connection, now_ms - freshness_s * 1000, now_ms))
+    latest = standing.seen
     wanted = {target.hash for target in targets}
     queries = tuple(_query(target, given_up.get(target.hash), now_ms, freshness_s) for target in targets)
     budget = _budget(settings, sum(target.requests for target in targets))
@@ -86,13 +89,15 @@ async def status(registry: Registry, settings: Settings) -> Status:
         status="ok" if good else "degraded",
         holder=lease.holder,
         epoch=lease.epoch,
-        generation=latest[0].generation if latest else None,
-        published_at_ms=latest[0].published_at_ms if latest else None,
+        generation=None if latest is None else latest.generation,
+        published_at_ms=None if latest is None else latest.published_at_ms,
         clock=clock,
-        behind=clock - (latest[0].clock if latest else 0),
+        behind=clock - (0 if latest is None else latest.clock),
         budget=budget,
         customers_overdue=overdue,
         quarantined=sum(each.state is State.HELD and each.hash in wanted for each in refused),
+        pinned=standing.pin,
+        held=standing.held,
         queries=queries,
     )
 

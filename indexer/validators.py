@@ -91,6 +91,15 @@ def validate(before: Found, after: Found, limits: Limits) -> list[Objection]:
     return objections
 
 
+def is_like(approved: Found, found: Found, limits: Limits) -> bool:
+    """Whether whoever let the one pass has let the other pass, too: they differ no more than results may."""
+    pairs = [(approved.members, found.members)]
+    if approved.restricted is not None and found.restricted is not None:
+        pairs.append((approved.restricted, found.restricted))
+    # There are no objections to what comes after nothing; yet to let nothing pass is to let nothing else pass.
+    return not any(after and not before for before, after in pairs) and not validate(approved, found, limits)
+
+
 def _objections(before: Content, after: Content, limits: Limits, *, restricted: bool) -> Iterator[Objection]:
     if not before:
         return

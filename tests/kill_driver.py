@@ -49,12 +49,15 @@ async def build_once(parts: Parts) -> None:
 
 async def roll_back(parts: Parts) -> None:
     wanted = await history.roll_back(parts.registry, parts.store, None, "test", "killed")
-    assert await history.come_true(parts, lambda served: served.is_tree_of(wanted.generation)) is not None
+    assert (
+        await history.come_true(parts, lambda served: served.is_tree_of(wanted.generation), wanted.generation)
+        is not None
+    )
 
 
 async def unpin(parts: Parts) -> None:
     _, clock = await history.unpin(parts.registry, parts.store, "test", "killed")
-    assert await history.come_true(parts, lambda served: served.clock >= clock) is not None
+    assert await history.come_true(parts, lambda served: served.clock >= clock, None) is not None
 
 
 COMMANDS = {"build": build_once, "rollback": roll_back, "unpin": unpin}

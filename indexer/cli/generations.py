@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from indexer import history
-from indexer.cli.running import Refused, config_option, settings_of, who, with_parts, with_published
+from indexer.cli.running import config_option, settings_of, who, why_option, with_parts, with_published
 from indexer.diff import Changed, ChangedQuery, Diff, Keys, Named
 from indexer.diff import diff as compare
 from indexer.history import Entry, History
@@ -22,15 +22,10 @@ from indexer.wiring import Parts
 from sidecar.store import Store
 
 KEYS_SHOWN: Final = 5
+# Which generation makes it true, once readers see it; and what is pinned by it.
+Wish = tuple[Callable[[Generation], bool], int | None]
 
 
-def _stripped(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if not value.strip():
-        raise Refused("--why is empty: say why, for whoever reads `catalog-indexer generations` later")
-    return value.strip()
-
-
-why_option = click.option("--why", required=True, callback=_stripped, help="The reason, which is recorded.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 
 
@@ -86,9 +81,9 @@ def diff(config: Path | None, before: int, after: int, as_json: bool) -> None:
 def rollback(config: Path | None, generation: int | None, why: str) -> None:
     """Show readers the tree of an earlier GENERATION again, and pin it; by default the one before what they see."""
 
-    async def wish(parts: Parts) -> Callable[[Generation], bool]:
+    async def wish(parts: Parts) -> Wish:
         wanted = await history.roll_back(parts.registry, parts.store, generation, who(), why)
-        return lambda served: served.is_tree_of(wanted.generation)
+        return lambda served: served.is_tree_of(wanted.generation), wanted.generation
 
     _carry_out(config, wish)
 
@@ -99,9 +94,9 @@ def rollback(config: Path | None, generation: int | None, why: str) -> None:
 def pin(config: Path | None, why: str) -> None:
     """Keep readers on what they see now; whatever is published from here on is held back."""
 
-    async def wish(parts: Parts) -> Callable[[Generation], bool]:
+    async def wish(parts: Parts) -> Wish:
         pinned = await history.pin(parts.registry, parts.store, parts.clock, who(), why)
-        return lambda served: served.is_tree_of(pinned.generation)
+        return lambda served: served.is_tree_of(pinned.generation), pinned.generation
 
     _carry_out(config, wish)
 
@@ -112,27 +107,31 @@ def pin(config: Path | None, why: str) -> None:
 def unpin(config: Path | None, why: str) -> None:
     """Show readers the newest state again: what was held back is published."""
 
-    async def wish(parts: Parts) -> Callable[[Generation], bool]:
+    async def wish(parts: Parts) -> Wish:
         _, clock = await history.unpin(parts.registry, parts.store, who(), why)
-        return lambda served: served.clock >= clock
+        return lambda served: served.clock >= clock, None
 
     _carry_out(config, wish)
 
 
-def _carry_out(config: Path | None, wish: Callable[[Parts], Awaitable[Callable[[Generation], bool]]]) -> None:
+def _carry_out(config: Path | None, wish: Callable[[Parts], Awaitable[Wish]]) -> None:
     """Notes a wish, and waits until it has come true."""
 
-    async def run(parts: Parts) -> tuple[Generation | None, int | None]:
-        served = await history.come_true(parts, await wish(parts))
-        return served, (await history.look(parts.registry, parts.store, 1)).pin
+    async def run(parts: Parts) -> tuple[Generation | None, int | None, int | None]:
+        shows, wanted = await wish(parts)
+        served = await history.come_true(parts, shows, wanted)
+        return served, wanted, (await history.look(parts.registry, parts.store, 1)).pin
 
-    served, pinned = with_parts(settings_of(config), run)
+    served, wanted, pinned = with_parts(settings_of(config), run)
     if served is None:
-        click.echo(
-            "it is recorded, and the indexer that leads has not come to it yet; if that one is gone, the next one to "
-            "lead will. `catalog-indexer generations` and `/health` say how it stands",
-            err=True,
-        )
+        if pinned != wanted:
+            said = "it was recorded, and somebody has decided otherwise since: `catalog-indexer generations` says who"
+        else:
+            said = (
+                "it is recorded, and the indexer that leads has not come to it yet; if that one is gone, the next one "
+                "to lead will. `catalog-indexer generations` and `/health` say how it stands"
+            )
+        click.echo(said, err=True)
         sys.exit(1)
     shown = "" if served.shows is None else f", which shows the tree of generation {served.shows}"
     click.echo(f"readers see generation {served.generation}{shown}{', pinned' if pinned is not None else ''}")

@@ -4,6 +4,7 @@ A decision is written to the registry with who and why; the indexer that serves,
 """
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 import click
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from indexer.cli.running import Refused, config_option, settings_of, who, with_registry
-from indexer.registry import Registry, catalogs, decisions, pulls, quarantine
+from indexer.cli.running import Refused, config_option, settings_of, stripped, who, why_option, with_registry
+from indexer.registry import Registry, catalogs, decisions, pulls, quarantine, take_turn
 from indexer.registry.catalogs import RegisteredCatalog
 from indexer.registry.decisions import Action, Decision
 from indexer.registry.pulls import Target
@@ -22,12 +23,21 @@ from indexer.validators import Found, Limits, differing
 from indexer.wiring import limits_of
 from sidecar.contract.words import iso_time
 
-why_option = click.option("--why", required=True, metavar="TEXT", help="The reason, which is recorded.")
 result_option = click.option(
     "--result", metavar="ID", help="Only if this is still the result that is held back; `show` prints the id."
 )
 RESULT_CHARACTERS = 12
 KEYS_SHOWN = 20
+
+
+class _Number(click.FloatRange):
+    """A number in a range; not `nan`, which is in every range, and with which every comparison fails."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 @click.group("quarantine")
@@ -153,11 +163,11 @@ def reject(config: Path | None, query: tuple[str, ...], result: str | None, why:
 @quarantine_group.command("limits")
 @config_option
 @click.argument("query")
-@click.option("--lost", type=click.FloatRange(0, 1), help="Share of the members that may be gone; 1: all of them.")
-@click.option("--gained", type=click.FloatRange(0), help="How many may have come, as a multiple of those there were.")
+@click.option("--lost", type=_Number(0, 1), help="Share of the members that may be gone; 1: all of them.")
+@click.option("--gained", type=_Number(0), help="How many may have come, as a multiple of those there were.")
 @click.option("--floor", type=click.IntRange(1), help="Fewer than this many may always be gone, but not the last.")
 @click.option("--usual", is_flag=True, help="Take all limits of its own away.")
-@click.option("--why", metavar="TEXT", help="The reason, which is recorded; needed to change something.")
+@click.option("--why", callback=stripped, help="The reason, which is recorded; needed to change something.")
 def limits(
     config: Path | None,
     query: str,
@@ -207,6 +217,8 @@ async def _decide(
     decided = []
     action = Action.APPROVE if state is State.APPROVED else Action.REJECT
     async with registry.plain() as connection:
+        # First: a pull that ends meanwhile must not put another result under the decision.
+        await take_turn(connection)
         for query in dict.fromkeys(queries):
             target, refused = await _refused(connection, query)
             if result is not None and not refused.digest.hex().startswith(result.lower()):

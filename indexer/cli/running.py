@@ -35,6 +35,16 @@ config_option = click.option(
     help="Settings file; CATALOG_<SECTION>_<NAME> in the environment overrides it.",
 )
 
+
+def stripped(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """The text of an option without the space around it. Raises Refused if nothing is left of one that was given."""
+    if value is not None and not value.strip():
+        raise Refused("--why is empty: say why, for whoever reads `catalog-indexer generations` later")
+    return None if value is None else value.strip()
+
+
+why_option = click.option("--why", required=True, callback=stripped, help="The reason, which is recorded.")
+
 token_option = click.option(
     "--token-file",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -187,6 +187,11 @@ def _as_table(now: Status) -> str:
         f"registry    clock {now.clock}, {now.behind} changes not published yet",
         f"queries     {len(now.queries)} wanted by catalogs",
     ]
+    if now.pinned is not None:
+        lines.append(
+            f"pinned      generation {now.pinned}, {now.held} held back behind it; `catalog-indexer generations` says "
+            "why, and `catalog-indexer unpin` ends it"
+        )
     if now.customers_overdue:
         lines.append(f"customers   {now.customers_overdue} whose details are overdue")
     if now.quarantined:

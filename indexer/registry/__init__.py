@@ -199,6 +199,13 @@ class Registry:
             raise RegistryError(f"registry {self._shown}: {_said(error)}") from error
 
 
+async def take_turn(connection: AsyncConnection) -> None:
+    """Has a write transaction without a clock wait for all others, and hold them up until its end, as those with a
+    clock do from their beginning. What it has read before may have changed since.
+    """
+    await connection.execute(sa.update(schema.state).values(beat=schema.state.c.beat))
+
+
 def _errors_of(dialect: sa.Dialect) -> tuple[type[Exception], ...]:
     """What the driver of a dialect raises."""
     driver = dialect.loaded_dbapi

@@ -12,7 +12,7 @@ from pyroaring import BitMap
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from indexer.ingest import Facts, Ingested, Known
-from indexer.registry import MAX_IN, Transaction
+from indexer.registry import MAX_IN, Transaction, take_turn
 from indexer.registry.schema import catalog, catalog_query, content, customer, document, pull, result, state
 from indexer.source import CustomerDetails
 from sidecar.contract.records import Bitmap
@@ -115,8 +115,7 @@ async def targets(connection: AsyncConnection) -> list[Target]:
 
 async def request(connection: AsyncConnection, hash_: str, now_ms: int) -> str:
     """Asks for a pull of a filter, and returns its task id: that of the one under way or asked for, if there is one."""
-    # One at a time, on every database: two who ask at once are to get one id.
-    await connection.execute(sa.update(state).values(beat=state.c.beat))
+    await take_turn(connection)  # Two who ask at once are to get one id.
     open_ = sa.select(pull.c.task).where(pull.c.hash == hash_, pull.c.state.in_((REQUESTED, RUNNING)))
     task = await connection.scalar(open_.order_by(pull.c.requested_ms).limit(1))
     if task is None:

@@ -111,13 +111,14 @@ async def refuse(
 ) -> tuple[Refused, bool]:
     """Keeps a refused result in the place of the last one, and says whether it is another one than that.
 
-    One that a person has rejected stays rejected while pulls find the same; whatever else is found is held.
+    What a person has decided about it stays while pulls find the same; whatever else is found is held. (An approved one
+    passes when it is found: if it comes here, it was approved in the moment in between.)
     """
     text = _written(what)
     digest = blake2b(text, digest_size=32).digest()
     before = await refused(tx.connection, hash_)
     is_new = before is None or before.digest != digest
-    state = State.REJECTED if before is not None and not is_new and before.state is State.REJECTED else State.HELD
+    state = State.HELD if before is None or is_new else before.state
     new = Refused(
         hash=hash_,
         state=state,

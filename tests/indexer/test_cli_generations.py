@@ -106,6 +106,9 @@ class TestRollbackAndPin:
         assert "held back: generation 1 is pinned; `catalog-indexer unpin` publishes" in quietly(cli, "build")
         text = cli.done("generations")
         assert "generation 1 is pinned; 2 held back behind it" in text
+        assert "pinned      generation 1, 2 held back behind it; `catalog-indexer generations` says" in cli.done(
+            "status"
+        )
         assert re.search(r"rollback 1  cli:\w+: half of it is gone", text)
         assert cli("check").exit_code == 0
         assert quietly(cli, "unpin", "--why", "mended").startswith("readers see generation 7\n")

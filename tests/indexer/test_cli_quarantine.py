@@ -108,3 +108,15 @@ def test_limits_of_one_query_are_set_told_and_taken_away(held: Installation) -> 
     assert "gained  2.0\n" in said
     assert members(held) == 3
     assert "its own" not in held.done("quarantine", "limits", "1", "--usual", "--why", "no longer")
+
+
+@pytest.mark.parametrize("command", [("approve",), ("reject",), ("limits", "--lost", "1")])
+def test_takes_no_empty_reason(held: Installation, command: tuple[str, ...]) -> None:
+    refused = held("quarantine", *command, "Everything", "--why", "  ")
+    assert (refused.exit_code, "--why is empty" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("limit", [("--lost", "nan"), ("--gained", "nan"), ("--gained", "inf"), ("--lost", "1.1")])
+def test_takes_no_limit_that_is_no_finite_number_in_its_range(held: Installation, limit: tuple[str, str]) -> None:
+    assert held("quarantine", "limits", "Everything", *limit, "--why", "by mistake").exit_code == 2
+    assert "its own" not in held.done("quarantine", "limits", "Everything")

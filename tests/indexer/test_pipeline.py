@@ -1,14 +1,16 @@
 """One query through the pipeline: it passes as a whole, or changes nothing but the note that it failed."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from indexer.pipeline import Pipeline
-from indexer.registry import Deposed, pulls, schema
+from indexer.registry import Deposed, Registry, Transaction, pulls, quarantine, schema
 from indexer.registry.pulls import Target
 from indexer.source import CustomerDetails, Pulled, SourceError
 from indexer.wiring import limits_of
@@ -17,6 +19,7 @@ from sidecar.contract.words import PullState
 from sidecar.errors import StoreError
 from sidecar.settings import Settings
 from sidecar.store.memory import MemoryStore
+from tests.databases import databases
 from tests.fakes import FakeClock, FakeSource, course, customer, run, uuid_of
 from tests.world import World, world
 
@@ -48,9 +51,11 @@ class Accepted:
         self.times += 1
 
 
-def pipeline(here: World, accepted: Accepted, source: FakeSource | None = None) -> Pipeline:
+def pipeline(
+    here: World, accepted: Accepted, source: FakeSource | None = None, registry: Registry | None = None
+) -> Pipeline:
     return Pipeline(
-        here.registry,
+        registry or here.registry,
         source or here.source,
         here.publisher,
         here.clock,
@@ -142,6 +147,41 @@ class TestPulling:
         assert sorted(r.ordinal for r in found) == list(range(30))
         assert len({r.content_key for r in found}) == 30
         await here.publish()
+
+
+class ApprovedMeanwhile(Registry):
+    """A registry in which somebody approves what is held back, right before the write after that is asked for."""
+
+    armed = True
+
+    @asynccontextmanager
+    async def write(self, epoch: int | None = None) -> AsyncIterator[Transaction]:
+        if self.armed:
+            self.armed = False
+            async with super().plain() as connection:
+                (held,) = await quarantine.all_refused(connection)
+                await quarantine.decide(connection, held.hash, quarantine.State.APPROVED)
+                await pulls.request(connection, held.hash, self.time.now_ms())
+        async with super().write(epoch) as tx:
+            yield tx
+
+
+class TestAnApprovalInTheMiddleOfAPull:
+    async def test_is_not_lost_and_is_followed_by_another_pull(self, tmp_path: Path) -> None:
+        async with world(tmp_path, FakeSource(*(course(f"A+{n}", run(f"a{n}")) for n in range(9)))) as here:
+            await here.add("a", COURSES)
+            await here.build()
+            source_of(here).courses = []
+            assert await here.pull() == [False]
+            (target,) = await targets(here)
+            meanwhile = ApprovedMeanwhile(await databases.url(tmp_path), here.clock)
+            try:
+                assert not await pipeline(here, Accepted(), registry=meanwhile).pull(target, "due", here.epoch)
+            finally:
+                await meanwhile.close()
+            async with here.registry.read() as connection:
+                assert await pulls.requested(connection) == {target.hash: here.clock.now_ms()}
+            assert await here.pull() == [True]
 
 
 class TestDetails:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from structlog.testing import capture_logs
 
 from indexer import tree
 from indexer.check import check
@@ -249,6 +250,26 @@ class TestALostStore:
         assert (second.generation, after.parent) == (2, None)
         assert content_of(after) == content_of(before)
         assert len(memory_of(here).objects) == len(objects)
+
+    async def test_that_was_emptied_or_fell_back_raises_an_alarm_each_time(self, here: World) -> None:
+        here.publisher = Publisher(here.registry, here.store, here.clock, metrics=here.metrics)
+        await fill(here)
+        await built(here)
+        first = await here.store.pointer()
+        source_of(here).courses.append(course("Z+1", run("z1")))
+        await built(here)
+        published = 2
+        for pointer in (None, first, None):
+            await memory_of(here).reset(pointer)
+            with capture_logs() as logs:
+                assert await here.publish() is not None
+                assert await here.publish() is None
+            told = [
+                (e["log_level"], e["shows"], e["published"]) for e in logs if "lost what was published" in e["event"]
+            ]
+            assert told == [("error", None if pointer is None else 1, published)]
+            published += 1
+        assert here.metrics.registry.get_sample_value("catalog_indexer_store_damage_total", {"kind": "pointer"}) == 3
 
     async def test_that_was_emptied_is_written_again_by_a_new_process(self, here: World) -> None:
         await fill(here)

@@ -225,6 +225,40 @@ async def test_a_store_that_refuses_an_upload_is_tried_again_though_nothing_else
         assert store.refusals == 0
 
 
+class SilentStore(MemoryStore):
+    """A store that is out of reach while it is told to be; it says when it was asked so often."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reachable, self.asked, self.enough = True, 0, asyncio.Event()
+
+    async def pointer(self) -> Pointer | None:
+        if not self.reachable:
+            self.asked += 1
+            if self.asked == 4:
+                self.enough.set()
+            raise StoreError("out of reach")
+        return await super().pointer()
+
+
+async def test_a_store_that_stays_out_of_reach_is_one_line_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexer.service.RETRY_S", 0.01)
+    store = SilentStore()
+    with capture_logs() as logs:
+        async with serving(tmp_path, store=store) as it:
+            await it.until(lambda index: True)
+            store.reachable = False
+            async with asyncio.timeout(LONG_S):
+                await store.enough.wait()
+            store.reachable = True
+            await it.add("a", COURSES)
+            await it.until(served("a"))
+            assert it.role.problem is None
+    assert [e["reason"] for e in logs if e["event"] == "not published yet"] == ["out of reach"]
+
+
 @pytest.mark.parametrize("failing", [{1}, {4}, {6}])
 async def test_a_registry_that_is_out_of_reach_for_a_moment_ends_nothing(tmp_path: Path, failing: set[int]) -> None:
     """Whichever of the first transactions fails: the look at the store's owner, the lead, the leader's first steps."""

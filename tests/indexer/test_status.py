@@ -53,6 +53,16 @@ async def test_says_how_far_it_is_behind(here: World) -> None:
     assert (await now(here)).behind == 0
 
 
+async def test_says_what_is_pinned_and_how_much_waits_behind_it(here: World) -> None:
+    await here.publish()
+    async with here.registry.plain() as connection:
+        await generations.set_pin(connection, 1)
+    await here.add("a", COURSES)
+    await here.publish()
+    found = await now(here)
+    assert (found.generation, found.pinned, found.held, found.behind) == (1, 1, 1, 1)
+
+
 async def test_is_degraded_by_what_was_never_pulled_is_failing_or_stale(here: World, clock: FakeClock) -> None:
     assert isinstance(here.source, FakeSource)
     here.source.courses = [course("A+1")]

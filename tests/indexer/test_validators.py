@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.validators import Content, Found, Limits, Rule, differing, validate
+from indexer.validators import Content, Found, Limits, Rule, differing, is_like, validate
 from sidecar.contract.words import ContentType
 
 USUAL = Limits(lost=0.3, gained=2.0, floor=2)
@@ -85,6 +85,23 @@ def test_what_shows_restricted_runs_is_looked_at_by_itself() -> None:
 def test_what_was_not_asked_for_both_times_is_not_compared(before: Content | None, after: Content | None) -> None:
     """Whether restricted runs are pulled at all is a setting."""
     assert validate(Found(courses(0, 9), before), Found(courses(0, 9), after), USUAL) == []
+
+
+@pytest.mark.parametrize(
+    "approved, found, expected",
+    [
+        (Found(courses(0, 10)), Found(courses(0, 10)), True),
+        (Found(courses(0, 10)), Found(courses(1, 10)), True),
+        (Found(courses(0, 10)), Found(courses(5, 10)), False),
+        (Found(courses(0, 10)), Found({}), False),
+        (Found({}), Found({}), True),
+        (Found({}), Found(courses(0, 1)), False),
+        (Found({}, {}), Found({}, courses(0, 1)), False),
+        (Found({}, None), Found({}, courses(0, 1)), True),
+    ],
+)
+def test_like_what_was_approved_is_what_differs_little_from_it(approved: Found, found: Found, expected: bool) -> None:
+    assert is_like(approved, found, USUAL) is expected
 
 
 def test_an_objection_says_its_figures() -> None:

@@ -92,7 +92,7 @@ class Model:
         if old is None or not self._is_served(which):
             return False
         good = self.approved.get(which)
-        return _is_worse(which, old, new) and (good is None or _is_worse(which, good, new))
+        return _is_worse(which, old, new) and (good is None or not _is_like(which, good, new))
 
     def accept(self, which: int, content: Content) -> None:
         """A pull passes."""
@@ -165,6 +165,12 @@ def _allowed(which: int) -> set[str]:
 def _is_worse(which: int, old: Found, new: Found) -> bool:
     pairs = [(old.plain, new.plain), *([(old.shown, new.shown)] if _allowed(which) else [])]
     return any(_has_lost_or_grown_too_much(before, after) for before, after in pairs)
+
+
+def _is_like(which: int, approved: Found, new: Found) -> bool:
+    """Whether who approved one result meant the other, too: who approved that there is nothing meant nothing else."""
+    pairs = [(approved.plain, new.plain), *([(approved.shown, new.shown)] if _allowed(which) else [])]
+    return all(before or not after for before, after in pairs) and not _is_worse(which, approved, new)
 
 
 def _has_lost_or_grown_too_much(before: frozenset[str], after: frozenset[str]) -> bool:

@@ -109,6 +109,14 @@ class TestRefusing:
                     await quarantine.decide(tx.connection, HASH, State.REJECTED)
         assert states == [State.HELD, State.REJECTED, State.HELD]
 
+    async def test_of_what_was_approved_in_the_moment_before_leaves_it_approved(self, here: World) -> None:
+        found = Found({"a": ContentType.COURSE})
+        for expected in (State.HELD, State.APPROVED):
+            async with here.registry.write() as tx:
+                new, _ = await quarantine.refuse(tx, "1" * 36, HASH, [EMPTIED], found)
+                assert new.state is expected
+                await quarantine.decide(tx.connection, HASH, State.APPROVED)
+
 
 class TestALimitOfItsOwn:
     async def test_takes_the_place_of_the_usual_one(self, here: World) -> None:
@@ -161,6 +169,31 @@ class TestAPull:
         held = await refused(here)
         assert held is not None
         assert held.state is State.HELD
+
+    async def test_that_finds_anything_where_nothing_was_approved_is_held_again(self, here: World) -> None:
+        source_of(here).courses = []
+        assert await here.pull() == [False]
+        async with here.registry.plain() as connection:
+            await quarantine.decide(connection, HASH, State.APPROVED)
+        source_of(here).courses = made(10, "Another")
+        assert await here.pull() == [False]
+        held = await refused(here)
+        assert held is not None
+        assert (held.state, held.why) == (
+            State.HELD,
+            "swapped: 10 members before, 10 now, 10 lost (100%), 10 gained",
+        )
+
+    async def test_that_is_held_again_tells_what_of_the_served_one_would_be_lost(self, here: World) -> None:
+        source_of(here).courses = made(5)
+        assert await here.pull() == [False]
+        async with here.registry.plain() as connection:
+            await quarantine.decide(connection, HASH, State.APPROVED)
+        source_of(here).courses = made(1)
+        assert await here.pull() == [False]
+        held = await refused(here)
+        assert held is not None
+        assert held.why == "shrunk: 10 members before, 1 now, 9 lost (90%), 0 gained"
 
     async def test_that_finds_what_is_served_passes_whatever_was_approved(self, here: World) -> None:
         source_of(here).courses = []

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from indexer import history
 from indexer.catalog_body import read_catalog
 from indexer.registry import Deposed, Registry, RegistryError, catalogs, generations, lead, pulls, schema
 from indexer.registry.catalogs import QueryClash, RegisteredCatalog
 from indexer.registry.generations import Generation
 from sidecar.contract.words import PullState
+from sidecar.store import Pointer
+from sidecar.store.memory import MemoryStore
 from tests.fakes import FakeClock, FakeSource, catalog_body, course, run, uuid_of
 from tests.world import World
 
@@ -86,6 +89,19 @@ async def test_a_number_that_two_give_at_once_is_one_generations(two: tuple[Regi
     both = await asyncio.gather(*(intend(each, bytes([n]) * 32) for n, each in enumerate(two)), return_exceptions=True)
     assert sorted(type(each).__name__ for each in both) == ["RegistryError", "bool"]
     assert await count(two[0], schema.generation) == 1
+
+
+async def test_a_pin_that_many_wish_is_the_first_ones(two: tuple[Registry, Registry], clock: FakeClock) -> None:
+    assert await lead.take(two[0], await lead.observe(two[0]), "me", 15.0) == FIRST.epoch
+    async with two[0].plain() as connection:
+        assert await generations.intend(connection, FIRST)
+        await generations.moved(connection, FIRST.generation)
+    store = MemoryStore()
+    await store.move(Pointer(FIRST.epoch, FIRST.generation, FIRST.digest))
+    wishes = (history.pin(each, store, clock, "me", "because") for each in two * 4)
+    wished = await asyncio.gather(*wishes, return_exceptions=True)
+    assert sorted(type(each).__name__ for each in wished) == ["Generation", *["NothingToDo"] * 7]
+    assert await count(two[0], schema.decision) == 1
 
 
 async def test_no_write_of_a_leader_lands_after_another_has_taken_over(two: tuple[Registry, Registry]) -> None:
