@@ -14,7 +14,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Float,
+    Double,
     ForeignKey,
     Integer,
     LargeBinary,
@@ -264,8 +264,8 @@ query_limits: Final = Table(
     "query_limits",
     metadata,
     Column("query_id", _number(), ForeignKey("catalog_query.id"), primary_key=True, autoincrement=False),
-    Column("lost", Float(53)),
-    Column("gained", Float(53)),
+    Column("lost", Double()),
+    Column("gained", Double()),
     Column("floor", Integer),
 )
 

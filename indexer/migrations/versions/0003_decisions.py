@@ -30,8 +30,8 @@ def upgrade() -> None:
     op.create_table(
         "query_limits",
         sa.Column("query_id", _NUMBER, autoincrement=False, nullable=False),
-        sa.Column("lost", sa.Float(53), nullable=True),
-        sa.Column("gained", sa.Float(53), nullable=True),
+        sa.Column("lost", sa.Double(), nullable=True),
+        sa.Column("gained", sa.Double(), nullable=True),
         sa.Column("floor", sa.Integer(), nullable=True),
         sa.ForeignKeyConstraint(["query_id"], ["catalog_query.id"], name="fk_query_limits_query_id"),
         sa.PrimaryKeyConstraint("query_id", name="pk_query_limits"),
