@@ -152,7 +152,7 @@ class Jobs:
             ended = True
         except (StoreError, RegistryError) as error:
             log.warning("pull given up for now", query=target.hash, reason=str(error))
-            await self._note_failure(target, str(error))
+            await self._note_failure(target, str(error), again=True)
         except CatalogError as error:
             self._failed(error)
         except Exception as error:  # A defect: it ends this pull, and neither the others nor the leader.
@@ -174,11 +174,14 @@ class Jobs:
         indexer = self._parts.settings.indexer
         return self._parts.clock.now_ms() - (indexer.freshness_s - indexer.refresh_s) * 1000
 
-    async def _note_failure(self, target: Target, reason: str) -> None:
-        """Notes why a pull was given up; if the registry is out of reach, the next leader notes that it ended."""
+    async def _note_failure(self, target: Target, reason: str, *, again: bool = False) -> None:
+        """Notes why a pull was given up, and whether what somebody asked for is still to come; if the registry is out of
+        reach, the next leader notes that it ended.
+        """
         with suppress(RegistryError):
             async with self._parts.registry.plain() as connection:
-                await pulls.give_up(connection, target.hash, reason, self._parts.clock.now_ms(), self._epoch)
+                now_ms = self._parts.clock.now_ms()
+                await pulls.give_up(connection, target.hash, reason, now_ms, self._epoch, again=again)
 
     async def _details(self) -> None:
         with self._job():

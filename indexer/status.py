@@ -83,7 +83,7 @@ async def status(registry: Registry, settings: Settings) -> Status:
     wanted = {target.hash for target in targets}
     queries = tuple(_query(target, given_up.get(target.hash), now_ms, freshness_s) for target in targets)
     budget = _budget(settings, sum(target.requests for target in targets))
-    good = all(q.state == PullState.FRESH.name.lower() and not q.stale for q in queries)
+    good = all(q.state == PullState.FRESH.name.lower() and not q.stale and q.error is None for q in queries)
     good = good and not overdue and (budget is None or not budget.exceeds_promise_s)
     return Status(
         status="ok" if good else "degraded",

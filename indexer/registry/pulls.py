@@ -154,7 +154,7 @@ async def start(connection: AsyncConnection, hash_: str, reason: str, now_ms: in
     task = await connection.scalar(asked.order_by(pull.c.requested_ms).limit(1))
     if task is None:
         return await _begin(connection, hash_, reason, RUNNING, now_ms)
-    await connection.execute(sa.update(pull).where(pull.c.task == task).values(state=RUNNING))
+    await connection.execute(sa.update(pull).where(pull.c.task == task).values(state=RUNNING, error=None))
     return str(task)
 
 
@@ -205,11 +205,19 @@ async def fail(tx: Transaction, task: str, hash_: str, error: str, how: PullStat
     )
 
 
-async def give_up(connection: AsyncConnection, hash_: str, error: str, now_ms: int, epoch: int) -> None:
-    """Notes why the pull that this leader has under way ends, which its result never hears of."""
+async def give_up(
+    connection: AsyncConnection, hash_: str, error: str, now_ms: int, epoch: int, *, again: bool = False
+) -> None:
+    """Notes why the pull that this leader has under way ends, which its result never hears of.
+
+    `again`: one that somebody asked for has not ended, and is to be pulled under the same id once it can be.
+    """
     ended = {"state": FAILED, "finished_ms": now_ms, "error": error}
     leads = sa.select(state.c.epoch).scalar_subquery() == epoch
-    await connection.execute(sa.update(pull).where(pull.c.hash == hash_, pull.c.state == RUNNING, leads).values(ended))
+    under_way = sa.update(pull).where(pull.c.hash == hash_, pull.c.state == RUNNING, leads)
+    if again:
+        await connection.execute(under_way.where(pull.c.reason == DEMAND).values(state=REQUESTED, error=error))
+    await connection.execute(under_way.values(ended))
 
 
 async def given_up(connection: AsyncConnection) -> dict[str, str]:
@@ -217,7 +225,12 @@ async def given_up(connection: AsyncConnection) -> dict[str, str]:
     rows = await connection.execute(
         sa.select(pull.c.hash, pull.c.error)
         .join(result, result.c.hash == pull.c.hash)
-        .where(pull.c.state == FAILED, pull.c.finished_ms > sa.func.coalesce(result.c.tried_at_ms, -1))
+        .where(
+            sa.or_(
+                sa.and_(pull.c.state == FAILED, pull.c.finished_ms > sa.func.coalesce(result.c.tried_at_ms, -1)),
+                sa.and_(pull.c.state == REQUESTED, pull.c.error.is_not(None)),
+            )
+        )
         .order_by(pull.c.finished_ms)
     )
     return {r.hash: r.error for r in rows}

@@ -9,8 +9,10 @@ from indexer.ingest import PLAIN, SHOWN, Ingested, ingest, mentioned
 from indexer.registry import Deposed, generations, pulls, schema
 from indexer.registry.pulls import Target
 from indexer.source import CustomerDetails, SourceError, Unpullable
+from indexer.status import status
 from sidecar.contract.records import Bitmap
 from sidecar.contract.words import PullState, query_hash
+from sidecar.settings import Settings
 from tests.fakes import FakeClock, FakeSource, course, customer, run, uuid_of
 from tests.world import World
 
@@ -292,6 +294,29 @@ class TestGivingUp:
         await here.pull()
         async with here.registry.read() as connection:
             assert await pulls.given_up(connection) == {}
+
+    async def test_ends_no_pull_that_somebody_asked_for_and_that_can_be_done_again(
+        self, here: World, clock: FakeClock
+    ) -> None:
+        await here.add("a", COURSES)
+        await here.pull()
+        (target,) = await targets(here)
+        clock.advance(10)
+        async with here.registry.plain() as connection:
+            task = await pulls.request(connection, target.hash, clock.now_ms())
+            assert await pulls.start(connection, target.hash, "due", clock.now_ms()) == task
+            await pulls.give_up(connection, target.hash, "full", clock.now_ms(), here.epoch, again=True)
+            assert await pulls.given_up(connection) == {target.hash: "full"}
+            assert set(await pulls.requested(connection)) == {target.hash}
+        assert [q.error for q in (await status(here.registry, Settings())).queries] == ["full"]
+        clock.advance(10)
+        await here.pull()
+        async with here.registry.read() as connection:
+            assert await pulls.given_up(connection) == {}
+            done = await pulls.look_up(connection, task)
+        assert done is not None
+        assert (done.state, done.error) == ("passed", None)
+        assert [q.error for q in (await status(here.registry, Settings())).queries] == [None]
 
     async def test_by_a_deposed_leader_is_not_noted(self, here: World, clock: FakeClock) -> None:
         """The pull under way may be its successor's."""
