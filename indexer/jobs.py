@@ -175,7 +175,7 @@ class Jobs:
         return self._parts.clock.now_ms() - (indexer.freshness_s - indexer.refresh_s) * 1000
 
     async def _note_failure(self, target: Target, reason: str, *, again: bool = False) -> None:
-        """Notes why a pull was given up, and whether what somebody asked for is still to come; if the registry is out of
+        """Notes why a pull was given up, and whether one that was asked for is still to come; if the registry is out of
         reach, the next leader notes that it ended.
         """
         with suppress(RegistryError):
