@@ -457,15 +457,13 @@ class Machine(RuleBasedStateMachine):
 
     # What becomes of the store.
 
-    @rule(what=st.sampled_from(("emptied", "saved", "older")))
+    @rule(what=st.sampled_from(("emptied", "older")))
     def the_store_loses_what_it_had(self, what: str) -> None:
-        """It is emptied, or falls back to how it was when it was saved last."""
+        """It is emptied, or falls back to how it was when it was saved last, which is now if it never was."""
         pointer = self.do(MemoryStore.pointer(self.store))
-        if what == "saved":
+        if what == "older" and self.older is None:
             if pointer is not None and not self.damaged:
                 self.older = dict(self.store.objects), pointer
-            return
-        if what == "older" and self.older is None:
             return
         HAPPENED["stores emptied" if what == "emptied" else "older replicas"] += 1
         objects, pointer = self.older if what == "older" and self.older is not None else ({}, None)

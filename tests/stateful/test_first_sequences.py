@@ -1,13 +1,13 @@
 """Sequences of whatever may happen to indexers, store and sidecars; SEQUENCES=N for another number of them.
 
-In two files, so that two processes share them.
+A part of them in each of four files, so that several processes share them.
 """
 
 from tests.stateful.machine import Machine
-from tests.stateful.sequences import check_what_happened, half
+from tests.stateful.sequences import check_what_happened, part
 
-TestMoreSequences = Machine.TestCase
-TestMoreSequences.settings = half
+TestFirstSequences = Machine.TestCase
+TestFirstSequences.settings = part
 
 
 def test_zz_everything_has_happened() -> None:
