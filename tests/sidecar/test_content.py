@@ -459,7 +459,7 @@ class TestAStateThatTheCallerKnowsOf:
             assert query.task_id is not None
             before = UUID(bytes=query.task_id)
             assert (await rig.client.get(path, headers={"X-After-Task": str(before)})).status == 200
-            for text in (json.dumps({**whole, "courses": whole["courses"][:5]}), "{"):
+            for text in (json.dumps({**whole, "courses": whole["courses"][1:]}), "{"):
                 rig.world.clock.advance(1)
                 async with rig.world.registry.plain() as connection:
                     task = await pulls.request(connection, query.hash.hex(), rig.world.clock.now_ms())
@@ -470,7 +470,7 @@ class TestAStateThatTheCallerKnowsOf:
                 await rig.world.pull()
                 await rig.publish()
                 answer = await asking
-                assert (answer.status, (await answer.json())["count"]) == (200, 5)
+                assert (answer.status, (await answer.json())["count"]) == (200, 54)
             # Whoever comes late is told, too, although another pull has ended since.
             assert (await rig.client.get(path, headers={"X-After-Task": str(before)})).status == 200
 
