@@ -22,7 +22,8 @@ help:
 	@echo 'make test-alerts'
 	@echo '             check the alerts of deploy/, and that each fires when it should; needs promtool (Prometheus)'
 	@echo 'make soak    ten minutes of traffic through one fault after another, every answer judged;'
-	@echo '             SOAK_MINUTES=1 is shorter, SOAK_ARGS="--seed 7 --json FILE", or --help, says more'
+	@echo '             then whatever may happen, in 2,000 sequences; SOAK_MINUTES=1 SOAK_SEQUENCES=9000 is less of'
+	@echo '             the one and more of the other, SOAK_ARGS="--seed 7 --json FILE", or --help, says more'
 	@echo 'make bench   measure everything once, short; needs nginx, wrk, redis-server and two cores'
 	@echo 'make bench-full'
 	@echo '             measure it as benchmarks/README.md wants it believed'
@@ -68,8 +69,11 @@ test-alerts:
 	@promtool test rules deploy/alerts_test.yml
 
 SOAK_MINUTES ?= 10
+SOAK_SEQUENCES ?= 2000
 soak: $(VENV)/installed
 	@$(BIN)/python -m tests.soak --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
+	@test $(SOAK_SEQUENCES) = 0 || \
+		SEQUENCES=$(SOAK_SEQUENCES) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -q -rP tests/stateful
 
 bench: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.suite $(BENCH_ARGS)
