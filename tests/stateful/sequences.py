@@ -9,11 +9,11 @@ from tests.stateful.machine import HAPPENED, KINDS
 FILES = 4
 ENOUGH_TO_TELL = 400
 # What needs several things in one order, and may not come in some hundred sequences.
-RARE = {"older replicas", "approved results passed", "rollback", "generations pinned again"}
+RARE = {"older replicas", "approved results passed", "rollback", "generations pinned again", "unpin"}
 
 part = settings(
     max_examples=-(-int(os.environ.get("SEQUENCES", "2000")) // FILES),
-    stateful_step_count=16,
+    stateful_step_count=12,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
