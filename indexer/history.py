@@ -125,7 +125,7 @@ async def roll_back(registry: Registry, store: Store, number: int | None, who: s
     served = await _served(registry, store)
     async with registry.read() as connection:
         pin = await generations.pin(connection)
-        wanted = await _wanted(registry, served, number)
+    wanted = await _wanted(registry, served, number)
     if served is not None and served.is_tree_of(wanted.generation) and pin in (None, wanted.generation):
         more = "" if pin is not None else "; `catalog-indexer pin` keeps them there"
         raise NothingToDo(f"readers see generation {wanted.generation} already{more}")

@@ -91,9 +91,9 @@ class Jobs:
         async with self._parts.registry.read() as connection:
             targets = {t.hash: t for t in await pulls.targets(connection)}
             self._requested = await pulls.requested(connection)
-            refused = {each.hash for each in await quarantine.all_refused(connection)}
+            refused = await quarantine.states(connection)
         unwanted = self._requested.keys() - targets.keys() - self._meanwhile
-        outlived = refused - targets.keys() - self._meanwhile
+        outlived = refused.keys() - targets.keys() - self._meanwhile
         if unwanted or outlived:
             async with self._parts.registry.plain() as connection:
                 await pulls.dismiss(connection, unwanted, self._parts.clock.now_ms())

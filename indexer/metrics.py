@@ -4,6 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from indexer.judge import Outcome
 from indexer.registry.generations import Generation
+from indexer.registry.pulls import FAILED, PASSED, QUARANTINED
 from indexer.validators import Rule
 
 
@@ -81,7 +82,7 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
-        for pulled in ("passed", "failed", "quarantined"):
+        for pulled in (PASSED, FAILED, QUARANTINED):
             self.pulls.labels(pulled)
         self.last_success_s = Gauge(
             "catalog_indexer_last_success_seconds",

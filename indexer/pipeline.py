@@ -60,8 +60,9 @@ class Pipeline:
             pulled = await self._source.pull(json.loads(target.content_filter), since_ms=since_ms)
             for warning in pulled.warnings:
                 log.warning("content filter", query=target.hash, title=target.title, warning=warning)
+            found = _found(pulled)
             async with self._accepting:
-                objections = await self._objections(target, pulled)
+                objections = await self._objections(target, found)
                 if not objections:
                     await self._accept(task, target, pulled, epoch)
         except (SourceError, ContractError) as error:
@@ -69,9 +70,9 @@ class Pipeline:
             await self._fail(task, target, error, epoch)
             return False
         if objections:
-            await self._refuse(task, target, pulled, objections, epoch)
+            await self._refuse(task, target, found, objections, epoch)
         else:
-            self._metrics.pulls.labels("passed").inc()
+            self._metrics.pulls.labels(pulls.PASSED).inc()
         self._accepted()
         return not objections
 
@@ -94,7 +95,7 @@ class Pipeline:
             self._accepted()
         return failed
 
-    async def _objections(self, target: Target, pulled: Pulled) -> list[Objection]:
+    async def _objections(self, target: Target, found: Found) -> list[Objection]:
         """Why what was found may not replace what is served. What a person approved may, and so may what is like it."""
         async with self._registry.read() as connection:
             served = await quarantine.served(connection, target.hash)
@@ -105,18 +106,17 @@ class Pipeline:
                 approved = await quarantine.found(connection, target.hash)
         if served is None:
             return []
-        found = _found(pulled)
         objections = validate(served, found, limits)
         return [] if approved is not None and is_like(approved, found, limits) else objections
 
-    async def _refuse(self, task: str, target: Target, pulled: Pulled, objections: list[Objection], epoch: int) -> None:
+    async def _refuse(self, task: str, target: Target, found: Found, objections: list[Objection], epoch: int) -> None:
         async with self._registry.write(epoch) as tx:
-            refused, is_new = await quarantine.refuse(tx, task, target.hash, objections, _found(pulled))
+            refused, is_new = await quarantine.refuse(tx, task, target.hash, objections, found)
             await pulls.fail(tx, task, target.hash, f"quarantined: {refused.why}", PullState.QUARANTINED)
             if refused.state is quarantine.State.APPROVED:
                 # Since this pull has looked. Whoever approved it was promised a pull, and got this one.
                 await pulls.request(tx.connection, target.hash, tx.now_ms)
-        self._metrics.pulls.labels("quarantined").inc()
+        self._metrics.pulls.labels(pulls.QUARANTINED).inc()
         for objection in objections:
             self._metrics.refused_results.labels(objection.rule.value).inc()
         tell = log.error if is_new else log.warning
@@ -150,7 +150,7 @@ class Pipeline:
                 log.error("pull failed", query=target.hash, title=target.title, reason=str(error))
                 how = PullState.UNPULLABLE if isinstance(error, Unpullable) else PullState.FAILING
                 await pulls.fail(tx, task, target.hash, str(error), how)
-                self._metrics.pulls.labels("failed").inc()
+                self._metrics.pulls.labels(pulls.FAILED).inc()
             else:
                 log.warning("contains nothing", query=target.hash, title=target.title, reason=str(error))
                 await pulls.accept_nothing(tx, task, target.hash, str(error))

@@ -76,11 +76,10 @@ async def status(registry: Registry, settings: Settings) -> Status:
         standing = await generations.standing(connection)
         targets = await pulls.targets(connection)
         given_up = await pulls.given_up(connection)
-        refused = await quarantine.all_refused(connection)
+        refused = await quarantine.states(connection)
         now_ms = registry.time.now_ms()
         overdue = len(await pulls.customers_due(connection, now_ms - freshness_s * 1000, now_ms))
     latest = standing.seen
-    wanted = {target.hash for target in targets}
     queries = tuple(_query(target, given_up.get(target.hash), now_ms, freshness_s) for target in targets)
     budget = _budget(settings, sum(target.requests for target in targets))
     good = all(q.state == PullState.FRESH.name.lower() and not q.stale and q.error is None for q in queries)
@@ -95,7 +94,7 @@ async def status(registry: Registry, settings: Settings) -> Status:
         behind=clock - (0 if latest is None else latest.clock),
         budget=budget,
         customers_overdue=overdue,
-        quarantined=sum(each.state is State.HELD and each.hash in wanted for each in refused),
+        quarantined=sum(refused.get(target.hash) is State.HELD for target in targets),
         pinned=standing.pin,
         held=standing.held,
         queries=queries,

@@ -4,19 +4,26 @@ import json
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from indexer import history
-from indexer.cli.running import config_option, settings_of, who, why_option, with_parts, with_published
+from indexer.cli.running import (
+    config_option,
+    json_option,
+    moment,
+    settings_of,
+    who,
+    why_option,
+    with_parts,
+    with_published,
+)
 from indexer.diff import Changed, ChangedQuery, Diff, Keys, Named
 from indexer.diff import diff as compare
 from indexer.history import Entry, History
-from indexer.registry import Registry
-from indexer.registry.decisions import Decision
+from indexer.registry import Registry, generations
 from indexer.registry.generations import Generation
 from indexer.wiring import Parts
 from sidecar.store import Store
@@ -24,9 +31,6 @@ from sidecar.store import Store
 KEYS_SHOWN: Final = 5
 # Which generation makes it true, once readers see it; and what is pinned by it.
 Wish = tuple[Callable[[Generation], bool], int | None]
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 
 
 @click.command("generations")
@@ -48,7 +52,7 @@ def generations_(config: Path | None, last: int, as_json: bool) -> None:
     if found.store is not None:
         click.echo(f"the store cannot be read: {found.store}", err=True)
     for made in found.decisions:
-        click.echo(f"{_time(made.at_ms)}  {made.action.value} {made.subject}  {made.who}: {made.why}")
+        click.echo(f"{moment(made.at_ms)}  {made.action.value} {made.subject}  {made.who}: {made.why}")
     sys.exit(0 if found.store is None else 1)
 
 
@@ -120,7 +124,8 @@ def _carry_out(config: Path | None, wish: Callable[[Parts], Awaitable[Wish]]) ->
     async def run(parts: Parts) -> tuple[Generation | None, int | None, int | None]:
         shows, wanted = await wish(parts)
         served = await history.come_true(parts, shows, wanted)
-        return served, wanted, (await history.look(parts.registry, parts.store, 1)).pin
+        async with parts.registry.read() as connection:
+            return served, wanted, await generations.pin(connection)
 
     served, wanted, pinned = with_parts(settings_of(config), run)
     if served is None:
@@ -144,13 +149,9 @@ def _line(entry: Entry) -> str:
     marks += ["served"] * entry.served + ["PINNED"] * entry.pinned
     marks += {None: ["store unknown"], True: [], False: ["not in the store any more"]}[entry.in_store]
     return (
-        f"{g.generation:>8}  epoch {g.epoch:<4} {_time(g.published_at_ms)}  {g.objects:>8} objects {g.bytes:>14,} bytes"
-        f"  {', '.join(marks)}"
+        f"{g.generation:>8}  epoch {g.epoch:<4} {moment(g.published_at_ms)}  "
+        f"{g.objects:>8} objects {g.bytes:>14,} bytes  {', '.join(marks)}"
     )
-
-
-def _time(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")
 
 
 def _history_as_json(found: History) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def _history_as_json(found: History) -> dict[str, Any]:
         "generations": [_entry_as_json(entry) for entry in found.entries],
         "pinned": found.pin,
         "held": found.held,
-        "decisions": [_decision_as_json(made) for made in found.decisions],
+        "decisions": [asdict(made) for made in found.decisions],
         "store": found.store,
     }
 
@@ -179,16 +180,6 @@ def _entry_as_json(entry: Entry) -> dict[str, Any]:
         "served": entry.served,
         "pinned": entry.pinned,
         "in_store": entry.in_store,
-    }
-
-
-def _decision_as_json(made: Decision) -> dict[str, Any]:
-    return {
-        "at_ms": made.at_ms,
-        "action": made.action.value,
-        "subject": made.subject,
-        "who": made.who,
-        "why": made.why,
     }
 
 

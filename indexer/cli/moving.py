@@ -12,6 +12,7 @@ from indexer.catalog_file import NotCatalogs, read_offers
 from indexer.cli.running import (
     Refused,
     config_option,
+    json_option,
     run_to_end,
     settings_of,
     token_of,
@@ -80,7 +81,7 @@ def import_(
 @click.option("--catalogs", type=click.IntRange(1), default=CATALOGS_A_ROUND, show_default=True, help="Size of sample.")
 @click.option("--per-second", type=click.FloatRange(0, min_open=True), help="Questions a second; else the setting.")
 @click.option("--seed", type=click.IntRange(0), help="Ask the same questions again.")
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@json_option
 def compare(
     config: Path | None,
     other: str | None,

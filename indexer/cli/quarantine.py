@@ -13,7 +13,16 @@ from typing import Any
 import click
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from indexer.cli.running import Refused, config_option, settings_of, stripped, who, why_option, with_registry
+from indexer.cli.running import (
+    Refused,
+    config_option,
+    json_option,
+    settings_of,
+    stripped,
+    who,
+    why_option,
+    with_registry,
+)
 from indexer.registry import Registry, catalogs, decisions, pulls, quarantine, take_turn
 from indexer.registry.catalogs import RegisteredCatalog
 from indexer.registry.decisions import Action, Decision
@@ -47,7 +56,7 @@ def quarantine_group() -> None:
 
 @quarantine_group.command("list")
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@json_option
 def list_(config: Path | None, as_json: bool) -> None:
     """List the queries of which a result is held back, approved or rejected."""
 
@@ -191,7 +200,7 @@ def limits(
     async def run(registry: Registry) -> tuple[Target, dict[str, Any], Limits]:
         async with registry.plain() as connection:
             target = await _target(connection, query)
-            own: dict[str, Any] = (await quarantine.own_limits(connection)).get(target.query_id, {})
+            own = await quarantine.own_limits(connection, target.query_id)
             if given or usual:
                 own = {} if usual else own | given
                 await quarantine.set_limits(

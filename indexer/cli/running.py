@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,6 +51,9 @@ token_option = click.option(
     type=click.Path(dir_okay=False, path_type=Path),
     help=f"File with the token to ask with; else {IMPORT_TOKEN_ENV}, else the OAuth client of [source].",
 )
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 
 
 class Refused(click.ClickException):
@@ -171,3 +175,8 @@ def uuid_of(text: str) -> str:
     if uuid is None:
         raise Refused(f"{text!r} is not a uuid")
     return uuid
+
+
+def moment(ms: int) -> str:
+    """A time as tables show it: ISO 8601, to the second."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")

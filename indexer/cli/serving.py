@@ -3,7 +3,6 @@
 import json
 import logging
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -13,7 +12,16 @@ from indexer import build as building
 from indexer import demo as demonstration
 from indexer import dump as dumping
 from indexer.check import check as check_store
-from indexer.cli.running import config_option, settings_of, until_stopped, with_parts, with_registry, with_store
+from indexer.cli.running import (
+    config_option,
+    json_option,
+    moment,
+    settings_of,
+    until_stopped,
+    with_parts,
+    with_registry,
+    with_store,
+)
 from indexer.metrics import Metrics
 from indexer.publication import Publication
 from indexer.registry import Registry, pulls
@@ -102,7 +110,7 @@ def refresh(config: Path | None, query: tuple[str, ...]) -> None:
 
 @click.command()
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@json_option
 def status(config: Path | None, as_json: bool) -> None:
     """Say who leads, what is published, and how every query's pulls go."""
     settings = settings_of(config)
@@ -179,7 +187,7 @@ async def _build(parts: Parts, query: str | None, adopt: bool) -> building.Built
 def _as_table(now: Status) -> str:
     published = "never"
     if now.published_at_ms is not None:
-        published = datetime.fromtimestamp(now.published_at_ms / 1000, UTC).isoformat(timespec="seconds")
+        published = moment(now.published_at_ms)
     lines = [
         f"status      {now.status}",
         f"leader      {now.holder or 'nobody'}, epoch {now.epoch}",

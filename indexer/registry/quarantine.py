@@ -6,7 +6,7 @@ what the next pull is held to, or rejects it, which silences the alarm for as lo
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from hashlib import blake2b
 from typing import Any
@@ -56,6 +56,12 @@ async def all_refused(connection: AsyncConnection) -> list[Refused]:
     """Every refused result, those that have waited longest first."""
     rows = await connection.execute(sa.select(*_WITHOUT_FOUND).order_by(quarantine.c.first_ms, quarantine.c.hash))
     return [_refused(r) for r in rows]
+
+
+async def states(connection: AsyncConnection) -> dict[str, State]:
+    """What is to become of every refused result, by hash."""
+    rows = await connection.execute(sa.select(quarantine.c.hash, quarantine.c.state))
+    return {r.hash: State(r.state) for r in rows}
 
 
 async def refused(connection: AsyncConnection, hash_: str) -> Refused | None:
@@ -159,23 +165,14 @@ async def decide(connection: AsyncConnection, hash_: str, state: State) -> None:
 
 async def limits(connection: AsyncConnection, query_id: int, usual: Limits) -> Limits:
     """The limits of a query: its own, and the usual ones where it has none."""
+    return replace(usual, **await own_limits(connection, query_id))
+
+
+async def own_limits(connection: AsyncConnection, query_id: int) -> dict[str, Any]:
+    """Those limits that are a query's own, by name."""
     row = (await connection.execute(sa.select(query_limits).where(query_limits.c.query_id == query_id))).one_or_none()
-    if row is None:
-        return usual
-    return Limits(
-        lost=usual.lost if row.lost is None else row.lost,
-        gained=usual.gained if row.gained is None else row.gained,
-        floor=usual.floor if row.floor is None else row.floor,
-    )
-
-
-async def own_limits(connection: AsyncConnection) -> dict[int, dict[str, float | int]]:
-    """What queries have limits of their own, by id: those that are set."""
-    rows = await connection.execute(sa.select(query_limits))
-    return {
-        r.query_id: {name: value for name in ("lost", "gained", "floor") if (value := getattr(r, name)) is not None}
-        for r in rows
-    }
+    names = ("lost", "gained", "floor") if row is not None else ()
+    return {name: value for name in names if (value := getattr(row, name)) is not None}
 
 
 async def set_limits(

@@ -127,7 +127,7 @@ class TestALimitOfItsOwn:
             await quarantine.set_limits(connection, target.query_id, lost=0.9, gained=None, floor=None)
             assert await quarantine.limits(connection, target.query_id, USUAL) == Limits(0.9, 2.0, 2)
             await quarantine.set_limits(connection, target.query_id, lost=None, gained=None, floor=None)
-            assert await quarantine.own_limits(connection) == {}
+            assert await quarantine.own_limits(connection, target.query_id) == {}
 
     async def test_lets_its_query_alone_pass(self, here: World) -> None:
         await here.add("b", OTHER, query_title="b")
