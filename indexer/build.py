@@ -56,13 +56,9 @@ async def build(
     publisher = Publisher(parts.registry, parts.store, parts.clock, adopt=adopt)
     await publisher.check()
     await _targets(parts, query)  # What is refused is refused before anybody waits for the lead.
-    leadership = Leadership(parts.registry, parts.clock, parts.settings.indexer.lease_s)
-    pointer = await pointer_of(parts.store)
-    epoch = await leadership.acquire(0 if pointer is None else pointer.epoch, patience=PATIENCE_LEASES)
-    try:
-        return await while_leading(leadership, epoch, _build(parts, publisher, epoch, query, progress))
-    finally:
-        await leadership.release(epoch)
+    return await while_leading(
+        parts, lambda epoch: _build(parts, publisher, epoch, query, progress), patience=PATIENCE_LEASES
+    )
 
 
 async def _targets(parts: Parts, query: str | None) -> list[Target]:
@@ -113,10 +109,24 @@ async def _build(
     return done
 
 
-async def while_leading(leadership: Leadership, epoch: int, work: Coroutine[None, None, T]) -> T:
-    """Runs the work beside signs of life; if the lead is lost, the work is cancelled and Deposed raised."""
-    working = asyncio.create_task(work)
-    keeping = asyncio.create_task(leadership.keep(epoch))
+async def while_leading(parts: Parts, work: Callable[[int], Coroutine[None, None, T]], *, patience: float) -> T:
+    """Takes the lead, runs the work of its epoch beside signs of life, and leaves in order.
+
+    Raises AnotherLeads after `patience` leases of a leader that lives. If the lead is lost, the work is cancelled and
+    Deposed raised.
+    """
+    leadership = Leadership(parts.registry, parts.clock, parts.settings.indexer.lease_s)
+    pointer = await pointer_of(parts.store)
+    epoch = await leadership.acquire(0 if pointer is None else pointer.epoch, patience=patience)
+    try:
+        return await _beside(leadership.keep(epoch), work(epoch))
+    finally:
+        await leadership.release(epoch)
+
+
+async def _beside(signs_of_life: Coroutine[None, None, None], work: Coroutine[None, None, T]) -> T:
+    """What the work returns, unless the other one fails first: then the work is cancelled."""
+    working, keeping = asyncio.create_task(work), asyncio.create_task(signs_of_life)
     try:
         await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
         if keeping.done():

@@ -12,8 +12,8 @@ from typing import Final
 
 from indexer import tree
 from indexer.build import while_leading
-from indexer.leadership import AnotherLeads, Leadership
-from indexer.publish import Publisher, pointer_of, render_again
+from indexer.leadership import AnotherLeads
+from indexer.publish import Publisher, render_again
 from indexer.registry import Registry, decisions, generations, lead, take_turn
 from indexer.registry.decisions import Action, Decision
 from indexer.registry.generations import Generation, Standing
@@ -203,16 +203,10 @@ async def _lead(parts: Parts, patience: float = 0) -> bool:
     """Carries out what is wished, as the leader; False if another one leads, and went on for so many leases."""
     publisher = Publisher(parts.registry, parts.store, parts.clock)
     await publisher.check()
-    pointer = await pointer_of(parts.store)
-    leadership = Leadership(parts.registry, parts.clock, parts.settings.indexer.lease_s)
     try:
-        epoch = await leadership.acquire(0 if pointer is None else pointer.epoch, patience=patience)
+        await while_leading(parts, lambda epoch: _commit(parts, publisher, epoch), patience=patience)
     except AnotherLeads:
         return False
-    try:
-        await while_leading(leadership, epoch, _commit(parts, publisher, epoch))
-    finally:
-        await leadership.release(epoch)
     return True
 
 
