@@ -489,6 +489,8 @@ async def test_a_replica_can_be_read_and_refuses_to_be_written(server: RedisServ
     try:
         master, reader = connect(server.url), connect(replica.url)
         wait_until(lambda: replica.admin.info("replication")["master_link_status"] == "up", "the replica follows")
+        # The master counts it a little later, and waits for nobody whom it does not count.
+        wait_until(lambda: len(server.admin.role()[2]) == 1, "the master knows it")
         await master.put(objects(1))
         await master.move(at(1, 1))
         # It was waited for.
